@@ -1,0 +1,1 @@
+"""What steering is compared with."""

@@ -1,0 +1,110 @@
+"""The command line: `dsmoe VERB [Hydra overrides]`.
+
+Nothing heavy is imported before a verb runs, so that help is at hand at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dsmoe.errors import InputError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a verb does, its own defaults as overrides, and the function that does it, as `module:function`."""
+
+    help: str
+    example: str
+    run: str
+    overrides: tuple[str, ...] = ()
+    sweeps: bool = False
+
+
+VERBS = {
+    "compare": Verb(
+        "the main job: discover, steer, fine-tune, evaluate every method, write results and the table; -m sweeps",
+        "dsmoe compare domain=chemistry steering.strength=4",
+        "dsmoe.verbs:compare",
+        sweeps=True,
+    ),
+    "discover": Verb(
+        "write an expert profile: every expert's scores for a domain",
+        "dsmoe discover domain=biology discovery=frequency",
+        "dsmoe.verbs:discover",
+        overrides=("methods=[dsmoe]",),
+    ),
+    "evaluate": Verb(
+        "one method on the benchmark",
+        "dsmoe evaluate methods=[base] domain=biology",
+        "dsmoe.verbs:evaluate",
+        overrides=("methods=[base]",),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 2 for bad input, 130 for Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except InputError as error:
+        print(f"dsmoe: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("dsmoe: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(given: list[str]) -> int:
+    flags = {argument for argument in given if argument.startswith("-")}
+    words = [argument for argument in given if argument not in flags]
+    if not words or (not flags.isdisjoint({"-h", "--help"}) and words[0] not in VERBS):
+        from dsmoe.help import program_help
+
+        print(program_help(VERBS))
+        return 0
+    name, *overrides = words
+    if name not in VERBS:
+        from dsmoe.plugins import did_you_mean
+
+        raise InputError(f"{name!r} is not one of the verbs {', '.join(VERBS)}{did_you_mean(name, list(VERBS))}")
+    verb = VERBS[name]
+    if not flags.isdisjoint({"-h", "--help"}):
+        from dsmoe.help import verb_help
+
+        print(verb_help(name, verb))
+        return 0
+    allowed = {"-m", "--multirun"} if verb.sweeps else set()
+    if unknown := sorted(flags - allowed):
+        raise InputError(
+            f"{unknown[0]}: {name} takes {' or '.join(['--help', *sorted(allowed)])} and overrides KEY=VALUE"
+        )
+    _quiet()
+    from dsmoe.compose import compose_cells
+
+    cells = compose_cells([*verb.overrides, *overrides], multirun=bool(flags))
+    return _function(verb.run)(cells)
+
+
+def _function(path: str) -> Callable[..., int]:
+    import importlib
+
+    module, _, name = path.partition(":")
+    function: Callable[..., int] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _quiet() -> None:
+    """Progress is ours to show; the libraries' own bars would fill a log."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,98 @@
+"""The main job: discover → steer → fine-tune → evaluate → compare, for one cell."""
+
+import math
+import platform
+import subprocess
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from dsmoe.cell import Cell
+from dsmoe.domains.records import content_hash
+from dsmoe.evaluation.comparison import Outcome, compare, rows
+from dsmoe.evaluation.samples import Sample, write_samples
+from dsmoe.progress import Reporter
+from dsmoe.report.table import csv_text, markdown
+from dsmoe.results import Results
+from dsmoe.session import Session
+from dsmoe.stage import versions, write_whole
+from dsmoe.steering.steering import Steering
+
+
+def run_cell(cell: Cell, reporter: Reporter) -> Results:
+    """Compare the cell's methods, or read what an earlier run found; the results lie in `cell.folder`."""
+
+    def make(folder: Path) -> None:
+        session = Session(cell, reporter)
+        samples: list[Sample] = []
+        outcomes: list[Outcome] = []
+        for method in cell.config.methods:
+            answered = session.samples(method)
+            samples += answered
+            outcomes += _outcomes(cell, answered, session.steering(method))
+        results = Results(
+            cell=cell.id,
+            config=cell.content,
+            provenance=_provenance(cell),
+            rows=tuple(rows(outcomes)),
+            comparisons=tuple(compare(outcomes, cell.config.seed)),
+        )
+        results.write(folder / "results.json")
+        write_samples(samples, folder / "samples.parquet")
+        (folder / "table.md").write_text(markdown(results), encoding="utf-8")
+        (folder / "table.csv").write_text(csv_text(results), encoding="utf-8")
+
+    write_whole(cell.folder, cell.content, make, reporter.say)
+    return Results.read(cell.folder / "results.json")
+
+
+def _outcomes(cell: Cell, samples: Sequence[Sample], steering: Steering | None) -> list[Outcome]:
+    """A method's right and wrong answers, task by task."""
+    outcomes = []
+    for task, answers in groupby(samples, key=lambda sample: sample.task):
+        answered = list(answers)
+        domain = answered[0].domain
+        outcomes.append(
+            Outcome(
+                method=answered[0].method,
+                task=task,
+                domain=domain,
+                role="target" if domain == cell.config.domain else "non_target",
+                metric=cell.config.benchmark.metric,
+                doc_ids=tuple(sample.doc_id for sample in answered),
+                doc_hashes=tuple(sample.doc_hash for sample in answered),
+                correct=tuple(sample.score == 1 for sample in answered),
+                chance=math.fsum(1 / sample.num_options for sample in answered) / len(answered),
+                strength=steering.strength if steering else None,
+                num_experts=steering.total_experts if steering else None,
+                mode=steering.mode if steering else None,
+            )
+        )
+    return outcomes
+
+
+def _provenance(cell: Cell) -> dict[str, Any]:
+    """What made the results, so that another can make them again."""
+    splits = cell.splits
+    return {
+        "versions": versions(),
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "model": cell.model_key,
+        "seeds": {"config": cell.config.seed},
+        "data": {split: content_hash(getattr(splits, split)) for split in ("discover", "dev", "test")},
+        "questions": {split: len(getattr(splits, split)) for split in ("discover", "dev", "test")},
+        "stages": sorted(str(stage.folder(Path("."))) for stage in cell.stages),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit that the package runs from, None where it was installed or there is no git."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,160 @@
+"""From Hydra overrides to checked configs: one for a run, one a cell for a sweep.
+
+Whatever is wrong with them ends in an InputError of one line, before anything is written.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from dsmoe.config import Config
+from dsmoe.errors import InputError
+from dsmoe.help import config_root
+from dsmoe.plugins import did_you_mean
+
+SCHEMA = TypeAdapter(Config)
+WORDS = {
+    "tuple_type": "a list, such as [a,b]",
+    "too_short": "a list of one at least",
+    "dataclass_type": "a group of keys",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+}
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One cell: its overrides, as given or as the sweep chose them, and the config that they make."""
+
+    overrides: tuple[str, ...]
+    config: Config
+
+
+def compose_cells(overrides: Sequence[str], multirun: bool = False) -> list[Composed]:
+    """The configs that the overrides ask for, in the sweep's order, all of them checked."""
+    root = config_root()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(root / "conf")):
+            return [
+                Composed(tuple(cell), _checked(_compose(cell, root)))
+                for cell in _cells(list(overrides), root, multirun)
+            ]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explained(error)) from error
+
+
+def _compose(overrides: Sequence[str], root: Path, with_hydra: bool = False) -> DictConfig:
+    searchpath = f"hydra.searchpath=[file://{root}]"
+    return compose("config", [*overrides, searchpath], return_hydra_config=with_hydra)
+
+
+def _cells(overrides: list[str], root: Path, multirun: bool) -> list[list[str]]:
+    """The overrides of every cell: one, or all combinations of a sweep."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    swept = [override for override in parsed if override.is_sweep_override()]
+    fixed = [override for override in parsed if not override.is_sweep_override()]
+    hydra = _compose([_line(override) for override in fixed], root, with_hydra=True).hydra
+    if not (multirun or hydra.mode == RunMode.MULTIRUN):
+        if swept:
+            raise InputError(f"{_line(swept[0])}: is a sweep of several values; add -m to run it, or choose one")
+        return [overrides]
+    given = {override.key_or_group for override in parsed}
+    params = {key: value for key, value in (hydra.sweeper.params or {}).items() if key not in given}
+    every = [*overrides, *(f"{key}={value}" for key, value in params.items())]
+    (cells,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(every), max_batch_size=None)
+    return [list(cell) for cell in cells]
+
+
+def _line(override: Override) -> str:
+    return override.input_line or ""
+
+
+def _checked(composed: DictConfig) -> Config:
+    if missing := OmegaConf.missing_keys(composed):
+        raise InputError(f"{min(missing)}: wants a value; add {min(missing)}=…")
+    content = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(content, dict)
+    _refuse_unknown(content, Config, "")
+    try:
+        return SCHEMA.validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise InputError(_first_fault(error)) from error
+
+
+def _refuse_unknown(content: dict[Any, Any], schema: type, prefix: str) -> None:
+    known = _nested(schema)
+    for key, value in content.items():
+        if key not in known:
+            raise InputError(f"{prefix}{key}: is no key of the config{_near_key(f'{prefix}{key}')}")
+        nested = known[key]
+        if nested is not None and isinstance(value, dict):
+            _refuse_unknown(value, nested, f"{prefix}{key}.")
+
+
+def _nested(schema: type) -> dict[str, type | None]:
+    """The fields of a dataclass, each with the dataclass that it holds, alone or as one of a union, if it does."""
+    held = {name: (hint, *get_args(hint)) for name, hint in get_type_hints(schema).items()}
+    return {
+        name: next((kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)), None)
+        for name, kinds in held.items()
+    }
+
+
+def known_keys(schema: type = Config, prefix: str = "") -> list[str]:
+    """All keys of the config, dotted."""
+    keys = []
+    for name, nested in _nested(schema).items():
+        keys.append(f"{prefix}{name}")
+        keys += known_keys(nested, f"{prefix}{name}.") if nested else []
+    return keys
+
+
+def _near_key(key: str) -> str:
+    keys = known_keys()
+    last = {known.rpartition(".")[2]: known for known in keys}
+    return did_you_mean(key, keys) or did_you_mean(key.rpartition(".")[2], list(last)).replace(
+        "did you mean ", "did you mean a key such as "
+    )
+
+
+def _first_fault(error: ValidationError) -> str:
+    """The first key at fault, its value and all that would be allowed there."""
+    keys = set(known_keys())
+    faults: dict[str, list[Any]] = {}
+    for fault in error.errors():
+        parts = [str(part) for part in fault["loc"]]
+        depth = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in keys), 0)
+        faults.setdefault(".".join(parts[:depth]), []).append(fault)
+    key, found = next(iter(faults.items()))
+    if found[0]["type"] == "value_error":
+        return f"{key}: {found[0]['ctx']['error']}" if key else str(found[0]["ctx"]["error"])
+    if found[0]["type"] == "missing":
+        return f"{'.'.join(map(str, found[0]['loc']))}: is missing"
+    allowed = " or ".join(dict.fromkeys(WORDS.get(fault["type"], fault["msg"]) for fault in found))
+    return f"{key}: {found[0]['input']!r} is not allowed; it should be {allowed.replace('Input should be ', '')}"
+
+
+def _explained(error: Exception) -> str:
+    """One line for what Hydra or OmegaConf complain of."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        options = sorted(option for option in error.options if option != "config")
+        return f"{group}: {name!r} is not one of {', '.join(options)}{did_you_mean(name, options)}"
+    cause = error.__cause__
+    if key := getattr(cause, "full_key", None):
+        return f"{key}: is no key of the config{_near_key(key)}"
+    return str(error).strip().splitlines()[0]

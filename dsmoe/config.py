@@ -1,0 +1,206 @@
+"""The schema: what a run is, as frozen dataclasses.
+
+YAML in `conf/` composes it, `dsmoe.compose` validates it, and everything past the command line sees only these. The
+line under a field is its help text in `dsmoe VERB --help`.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Interval, MinLen
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
+Benchmark = Literal["option_text", "letter", "mmlu_pro"]
+Metric = Literal["acc", "acc_norm", "exact_match"]
+Mode = Literal["logit"]
+Method = Literal["base", "sft", "dsmoe", "random", "steering"]
+
+Count = Annotated[int, Gt(0)]
+Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Interval(gt=0, lt=1)]
+Text = Annotated[str, MinLen(1)]
+STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainConfig:
+    hidden_size: Count
+    """Width of the residual stream."""
+    num_layers: Count
+    """Decoder layers, each with a router."""
+    num_experts: Count
+    """Experts a layer."""
+    top_k: Count
+    """Experts that a token is routed to."""
+    expert_size: Count
+    """Hidden width of one expert."""
+    vocabulary_size: Count
+    """Tokens of the byte-level BPE tokenizer that is trained with the model."""
+    context_length: Count
+    """Longest input in tokens."""
+    steps: Count
+    """Optimizer steps."""
+    batch_tokens: Count
+    """Tokens a step."""
+    learning_rate: Positive
+    """Peak learning rate of AdamW."""
+    router_loss: Annotated[float, Interval(ge=0)]
+    """Weight of the auxiliary load-balancing loss."""
+    seed: int
+    """Seeds the weights and the order of the text."""
+
+    def __post_init__(self) -> None:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k is {self.top_k}, but there are {self.num_experts} experts a layer")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    name: Text
+    """What tables call the model."""
+    path: str | None
+    """A checkpoint folder or a Hub id; null for an embedded model."""
+    revision: str | None
+    """Branch, tag or commit on the Hub."""
+    dtype: Dtype
+    """Number type of the weights."""
+    device: Device
+    """Where the model runs; auto takes a GPU where there is one."""
+    threads: Count | None
+    """CPU threads; null leaves them to torch. Another number gives other bits."""
+    attn_implementation: str
+    """How transformers computes attention: eager, sdpa, flash_attention_2…"""
+    experts_implementation: str
+    """How transformers computes the experts: eager, grouped_mm…"""
+    trust_remote_code: bool
+    """Run Python code that comes with the checkpoint."""
+    pretrain: PretrainConfig | None
+    """The embedded model's shape and training; null where there is a path."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.pretrain is None):
+            raise ValueError("path and pretrain: exactly one of them is given")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitsConfig:
+    discover: Share
+    """Share of each domain for discovery and fine-tuning."""
+    dev: Share
+    """Share of each domain for choosing hyperparameters."""
+    test: Share
+    """Share of each domain for the comparison."""
+
+    def __post_init__(self) -> None:
+        if not math.isclose(self.discover + self.dev + self.test, 1):
+            raise ValueError(f"discover + dev + test is {self.discover + self.dev + self.test:g}, not 1")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetConfig:
+    source: str
+    """Where records come from: a module of dsmoe/domains/sources."""
+    path: str | None
+    """A local file in place of the Hub; for source=records, your own file."""
+    revision: str | None
+    """Branch, tag or commit on the Hub."""
+    splits: SplitsConfig
+    """How records are split."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkConfig:
+    task: Benchmark
+    """option_text scores the options' words, letter their letters; mmlu_pro is lm-eval's own task."""
+    metric: Metric
+    """The lm-eval metric that is compared."""
+    non_target: tuple[str, ...] | None
+    """Domains beside the target; null takes all others of the data set."""
+    limit: Count | None
+    """Most test questions a domain; null takes all."""
+    batch_size: Count
+    """Sequences a batch. Another size gives other bits."""
+    max_new_tokens: Count
+    """Longest generated answer, for tasks that generate."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryConfig:
+    rule: str
+    """How counts become scores: a module of dsmoe/discovery/rules."""
+    quantile: Annotated[float, Interval(ge=0, lt=1)]
+    """Tokens above this quantile of the pooled saliencies are important."""
+    stop_words: str | tuple[str, ...]
+    """Never important: english, a file with a word a line, or a list."""
+    batch_tokens: Count
+    """Padded tokens a forward and backward pass."""
+    limit: Count | None
+    """Most records to discover from; null takes the whole split."""
+    profile: str | None
+    """An expert profile of your own in place of discovery."""
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringConfig:
+    strength: Annotated[float, Interval(gt=-1, lt=math.inf)]
+    """Steered experts count 1 + strength times; 0 changes nothing, below 0 suppresses."""
+    num_experts: Count | Share
+    """Experts to steer over all layers: a count, or a fraction below 1."""
+    mode: Mode
+    """What is scaled: logit adds ln(1 + strength) to the router's logits."""
+    file: str | None
+    """A steering file of your own, for method steering."""
+
+
+@dataclass(frozen=True, slots=True)
+class SftConfig:
+    adapter: str | None
+    """A LoRA adapter of your own in place of fine-tuning."""
+    rank: Count | Share
+    """Rank of the LoRA matrices; below 1, the share of the model's parameters to train."""
+    alpha: Positive
+    """LoRA's scale: its matrices' product counts alpha / rank times."""
+    learning_rate: Positive
+    """Peak learning rate of AdamW."""
+    epochs: Count
+    """Passes over the training questions."""
+    batch_size: Count
+    """Questions a step."""
+    train_size: Count | None
+    """Most questions to train on; null takes the whole discover split."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathsConfig:
+    results: Text
+    """The folder of all results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    model: ModelConfig
+    dataset: DatasetConfig
+    benchmark: BenchmarkConfig
+    discovery: DiscoveryConfig
+    steering: SteeringConfig
+    sft: SftConfig
+    paths: PathsConfig
+    domain: Text
+    """The target domain."""
+    methods: Annotated[tuple[Method, ...], MinLen(1)]
+    """What is compared: base, sft, dsmoe, random, steering."""
+    study: str
+    """The folder of this study's cells below paths.results."""
+    seed: int
+    """Seeds fine-tuning, the random controls and the bootstrap."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods names one twice: {', '.join(self.methods)}")
+        if "steering" in self.methods and self.steering.file is None:
+            raise ValueError("methods: steering wants steering.file=FILE, a steering of your own")
+        if not STUDY.fullmatch(self.study):
+            raise ValueError(f"study: {self.study!r} is not a plain name of letters, digits, '.', '_' and '-'")

@@ -1,0 +1,120 @@
+"""The expert profile: every expert's routing counts and scores for a domain."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dsmoe.errors import InputError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingCounts:
+    """How often each expert was chosen: int64 [layers, experts], shared experts left out.
+
+    `important` counts the important tokens S, `unimportant` the other real tokens C, `total` both.
+    """
+
+    important: torch.Tensor
+    unimportant: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """n_e = n_e^S + n_e^C, [layers, experts]."""
+        return self.important + self.unimportant
+
+
+@dataclass(frozen=True)
+class DiscoveryReport:
+    """What discovery saw: how much text, where the threshold lay, how sharp its decisions were."""
+
+    records: int
+    tokens: int
+    """Real tokens: neither padding, nor special, nor white space."""
+    important_tokens: int
+    threshold: float
+    """The quantile of the pooled saliencies, above which a token is important."""
+    tokens_near_threshold: int
+    """Tokens within a relative 1e-5 of the threshold: rounding may class them otherwise."""
+    choices_near_tie: int
+    """Choices whose last expert in led the first one out by no more than rounding, which may turn them."""
+
+    @property
+    def important_share(self) -> float:
+        """|S| / (|S| + |C|)."""
+        return self.important_tokens / self.tokens
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertProfile:
+    """Scores [layers, experts] of a model's experts for `domain` by `rule`, with the counts that they come from.
+
+    `layers` says which layer of the model each row is: only layers with a router have one.
+    """
+
+    scores: torch.Tensor
+    counts: RoutingCounts
+    layers: tuple[int, ...]
+    rule: str
+    domain: str
+    model: str
+    architecture: str
+    num_layers: int
+    top_k: int
+    report: DiscoveryReport
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def rescored(self, rule: str, scores: torch.Tensor) -> "ExpertProfile":
+        """The same counts under another rule's scores."""
+        return replace(self, rule=rule, scores=scores)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; what is not a tensor stands in its metadata as JSON."""
+        facts = {
+            "schema": SCHEMA,
+            "layers": self.layers,
+            "rule": self.rule,
+            "domain": self.domain,
+            "model": self.model,
+            "architecture": self.architecture,
+            "num_layers": self.num_layers,
+            "top_k": self.top_k,
+            "report": asdict(self.report),
+            "settings": self.settings,
+        }
+        tensors = {
+            "scores": self.scores.contiguous(),
+            "important": self.counts.important.contiguous(),
+            "unimportant": self.counts.unimportant.contiguous(),
+        }
+        save_file(tensors, path, metadata={"dsmoe_profile": json.dumps(facts, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ExpertProfile":
+        """Read an expert profile. Raises InputError, naming the file, for anything that is not one."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read as a safetensors file: {error}") from error
+        facts = json.loads(metadata.get("dsmoe_profile", "{}"))
+        if facts.pop("schema", None) != SCHEMA:
+            raise InputError(f"{path}: is not an expert profile of schema {SCHEMA}")
+        if missing := {"scores", "important", "unimportant"} - set(tensors):
+            raise InputError(f"{path}: tensor {min(missing)!r} is missing")
+        layers = tuple(facts.pop("layers"))
+        report = DiscoveryReport(**facts.pop("report"))
+        counts = RoutingCounts(tensors["important"], tensors["unimportant"])
+        shapes = {tuple(tensor.shape) for tensor in tensors.values()}
+        if len(shapes) != 1 or tensors["scores"].ndim != 2 or tensors["scores"].shape[0] != len(layers):
+            raise InputError(f"{path}: its tensors are not all of shape [{len(layers)} layers, experts]")
+        if not tensors["scores"].isfinite().all():
+            raise InputError(f"{path}: some scores are not finite")
+        return cls(tensors["scores"], counts, layers, report=report, **facts)

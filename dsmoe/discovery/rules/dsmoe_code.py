@@ -1,0 +1,10 @@
+"""What the code of DSMoE's authors computes: (n_e^S − n_e^C) · n_e / N, which favours busy experts twice."""
+
+import torch
+
+from dsmoe.discovery.profile import RoutingCounts
+
+
+def score(counts: RoutingCounts, seed: int) -> torch.Tensor:
+    """[layers, experts]: the paper's score times the expert's count."""
+    return ((counts.important - counts.unimportant) * counts.total).double() / counts.total.sum()

@@ -1,0 +1,88 @@
+"""Splits: which records discovery and fine-tuning see, on which choices are made, and which are read once."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dsmoe.config import SplitsConfig
+from dsmoe.domains.records import Record, normalized
+from dsmoe.errors import InputError
+
+SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """A data set's records, each in one split and each split in an order that depends on nothing but the groups."""
+
+    discover: tuple[Record, ...]
+    dev: tuple[Record, ...]
+    test: tuple[Record, ...]
+
+    @property
+    def domains(self) -> list[str]:
+        """Every domain of the data set, in alphabetical order."""
+        return sorted({record.domain for split in (self.discover, self.dev, self.test) for record in split})
+
+    def of(self, split: str, domain: str, limit: int | None = None) -> list[Record]:
+        """The first `limit` records of a split that belong to `domain`."""
+        return [record for record in getattr(self, split) if record.domain == domain][:limit]
+
+
+def split_records(records: Sequence[Record], config: SplitsConfig) -> Splits:
+    """Fill the splits group by group, in the order of a stable hash of the group's name, domain by domain by quota.
+
+    Where the source itself prescribes splits, those hold. Raises InputError that names the pairs where a group, or a
+    question with its options, would stand in two splits.
+    """
+    prescribed = [record for record in records if record.split]
+    if prescribed and len(prescribed) < len(records):
+        bare = next(record for record in records if not record.split)
+        raise InputError(f"{bare.source}: record {bare.id!r} names no split (discover, dev or test) where others do")
+    chosen = {record.id: record.split or "" for record in prescribed} or _by_quota(records, config)
+    ordered = sorted(records, key=lambda record: (_stable_hash(record.group), record.id))
+    _refuse_leaks(ordered, chosen)
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for record in ordered:
+        parts[chosen[record.id]].append(record)
+    return Splits(tuple(parts["discover"]), tuple(parts["dev"]), tuple(parts["test"]))
+
+
+def _by_quota(records: Iterable[Record], config: SplitsConfig) -> dict[str, str]:
+    """The split of every record's id. A group that spans domains goes where its first domain has room."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.group].append(record)
+    sizes = Counter(record.domain for members in groups.values() for record in members)
+    filled: Counter[tuple[str, str]] = Counter()
+    chosen = {}
+    for group in sorted(groups, key=_stable_hash):
+        domain = min(record.domain for record in groups[group])
+        quotas = (("discover", config.discover), ("dev", config.dev))
+        room = (split for split, share in quotas if filled[domain, split] < round(share * sizes[domain]))
+        split = next(room, "test")
+        for record in groups[group]:
+            chosen[record.id] = split
+            filled[record.domain, split] += 1
+    return chosen
+
+
+def _refuse_leaks(records: Sequence[Record], chosen: dict[str, str]) -> None:
+    leaks = []
+    first: dict[tuple[str, object], Record] = {}
+    for record in records:
+        content = (normalized(record.question), tuple(sorted(map(normalized, record.options))))
+        for kind, key in (("group", record.group), ("question", content)):
+            other = first.setdefault((kind, key), record)
+            if chosen[other.id] != chosen[record.id]:
+                leaks.append(
+                    f"{other.id!r} in {chosen[other.id]} and {record.id!r} in {chosen[record.id]} share a {kind}"
+                )
+    if leaks:
+        more = (f"… and {len(leaks) - SHOWN} more",) if len(leaks) > SHOWN else ()
+        raise InputError(f"{records[0].source}: {len(leaks)} leaks between splits", (*leaks[:SHOWN], *more))
+
+
+def _stable_hash(group: str) -> str:
+    return hashlib.sha256(group.encode()).hexdigest()

@@ -1,0 +1,215 @@
+"""Comparisons of methods that answered the same questions: from right and wrong answers to rows and verdicts.
+
+The primary family is fixed for a cell: on the target, dsmoe against base, sft and other_domain. Everything else is the
+secondary family. Holm adjusts within each.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dsmoe.evaluation.statistics import (
+    HARM_MARGIN,
+    bootstrap_interval,
+    holm,
+    mcnemar,
+    non_inferiority,
+    smallest_visible_effect,
+)
+from dsmoe.results import CHANCE, POOLED_DOMAIN, POOLED_TASK, Comparison, Family, Harm, Role, Row, Verdict
+
+SIGNIFICANCE = 0.05
+
+
+class PairingError(ValueError):
+    """Two methods did not answer the same questions, so their answers cannot be paired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one method answered on one task: a document id, a document hash and right or wrong a question.
+
+    `chance` is the mean of 1 / options over the questions. Raises ValueError for no questions, columns of unequal
+    length and a document that stands twice: several samples a question are not pairs.
+    """
+
+    method: str
+    task: str
+    domain: str
+    role: Role
+    metric: str
+    doc_ids: tuple[int, ...]
+    doc_hashes: tuple[str, ...]
+    correct: tuple[bool, ...]
+    chance: float
+    strength: float | None = None
+    num_experts: int | None = None
+    mode: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.doc_ids) == len(self.doc_hashes) == len(self.correct):
+            raise ValueError(f"{self.method} on {self.task}: no questions, or columns of unequal length")
+        if len(set(self.doc_ids)) < len(self.doc_ids):
+            raise ValueError(f"{self.method} on {self.task}: a document stands twice")
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The questions of a comparison."""
+
+    role: Role
+    task: str | None
+    domain: str | None
+    tasks: tuple[str, ...]
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[Row]:
+    """A row for each outcome, for each method over all non-target questions, and the same for chance, which is first.
+
+    Standard errors are lm-eval's, of a mean of n zeros and ones: sqrt(p (1 - p) / (n - 1)).
+    """
+    methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
+    guessed = _first_of_each_task(outcomes)
+    table = [_chance_row(outcome.task, outcome.domain, [outcome]) for outcome in guessed]
+    if pooled := _non_target(guessed):
+        table.append(_chance_row(POOLED_TASK, POOLED_DOMAIN, pooled))
+    for method in methods:
+        answered = [outcome for outcome in outcomes if outcome.method == method]
+        table += [_row(outcome.task, outcome.domain, [outcome]) for outcome in answered]
+        if pooled := _non_target(answered):
+            table.append(_row(POOLED_TASK, POOLED_DOMAIN, pooled))
+    return table
+
+
+def compare(outcomes: Sequence[Outcome], seed: int) -> list[Comparison]:
+    """Both families, the primary one first; pairs of methods of which one is absent are left out.
+
+    `seed` draws the bootstrap intervals. Raises PairingError where the methods did not answer the same questions, and
+    ValueError unless there is one target task and each method answered each task once.
+    """
+    answers = {(outcome.method, outcome.task): outcome for outcome in outcomes}
+    if len(answers) < len(outcomes):
+        raise ValueError("a method answered a task twice")
+    methods = tuple(dict.fromkeys(outcome.method for outcome in outcomes))
+    references = _first_of_each_task(outcomes)
+    _check_pairing(answers, methods, references)
+
+    targets = [outcome for outcome in references if outcome.role == "target"]
+    if len(targets) != 1:
+        raise ValueError(f"a cell has one target task, not {len(targets)}")
+    others = _non_target(references)
+    target = _Scope("target", targets[0].task, targets[0].domain, (targets[0].task,))
+    each_other = [_Scope("non_target", outcome.task, outcome.domain, (outcome.task,)) for outcome in others]
+    pooled = [_Scope("non_target", None, None, tuple(outcome.task for outcome in others))] if others else []
+
+    primary = [("dsmoe", baseline, target) for baseline in ("base", "sft", "other_domain")]
+    secondary = [(method, "base", target) for method in methods if method != "dsmoe"]
+    secondary.append(("dsmoe", "random", target))
+    secondary += [(method, "base", scope) for scope in each_other + pooled for method in methods]
+    secondary += [("dsmoe", "sft", scope) for scope in pooled]
+    return _family("primary", primary, answers, seed) + _family("secondary", secondary, answers, seed)
+
+
+def _family(
+    family: Family, pairs: Iterable[tuple[str, str, _Scope]], answers: dict[tuple[str, str], Outcome], seed: int
+) -> list[Comparison]:
+    present = {method for method, _ in answers}
+    pairs = [pair for pair in pairs if pair[0] != pair[1] and present.issuperset(pair[:2])]
+    counts = [_discordant(method, baseline, scope, answers) for method, baseline, scope in pairs]
+    p_values = [mcnemar(gained, lost) for gained, lost, _ in counts]
+    comparisons = []
+    for (method, baseline, scope), (gained, lost, n), p_value, p_adjusted in zip(
+        pairs, counts, p_values, holm(p_values), strict=True
+    ):
+        low, high = bootstrap_interval(gained, lost, n, seed)
+        verdict: Verdict = "no evidence"
+        if p_adjusted < SIGNIFICANCE:
+            verdict = "better" if gained > lost else "worse"
+        harm = None
+        if scope.task is None and baseline == "base":
+            harm = Harm(HARM_MARGIN, *non_inferiority(gained, lost, n, HARM_MARGIN))
+        comparisons.append(
+            Comparison(
+                method=method,
+                baseline=baseline,
+                task=scope.task,
+                domain=scope.domain,
+                role=scope.role,
+                n=n,
+                delta=(gained - lost) / n,
+                ci_low=low,
+                ci_high=high,
+                p_value=p_value,
+                p_adjusted=p_adjusted,
+                gained=gained,
+                lost=lost,
+                verdict=verdict,
+                family=family,
+                smallest_visible_effect=smallest_visible_effect(n, gained + lost, SIGNIFICANCE / len(pairs)),
+                harm=harm,
+            )
+        )
+    return comparisons
+
+
+def _discordant(
+    method: str, baseline: str, scope: _Scope, answers: dict[tuple[str, str], Outcome]
+) -> tuple[int, int, int]:
+    """Gained, lost and n over the tasks of a scope."""
+    gained = lost = n = 0
+    for task in scope.tasks:
+        ours, theirs = answers[method, task], answers[baseline, task]
+        right = dict(zip(theirs.doc_ids, theirs.correct, strict=True))
+        for doc_id, correct in zip(ours.doc_ids, ours.correct, strict=True):
+            gained += correct and not right[doc_id]
+            lost += right[doc_id] and not correct
+        n += len(ours.doc_ids)
+    return gained, lost, n
+
+
+def _check_pairing(
+    answers: dict[tuple[str, str], Outcome], methods: Sequence[str], references: Sequence[Outcome]
+) -> None:
+    for reference in references:
+        for method in methods:
+            outcome = answers.get((method, reference.task))
+            if outcome is None:
+                raise PairingError(f"{method} did not answer {reference.task}, which {reference.method} did")
+            if (outcome.domain, outcome.role, outcome.metric) != (reference.domain, reference.role, reference.metric):
+                raise PairingError(
+                    f"{method} on {outcome.task} has another domain, role or metric than {reference.method}"
+                )
+            ours = set(zip(outcome.doc_ids, outcome.doc_hashes, strict=True))
+            if differing := ours ^ set(zip(reference.doc_ids, reference.doc_hashes, strict=True)):
+                doc_id, doc_hash = min(differing)
+                raise PairingError(
+                    f"{method} on {outcome.task} did not answer the questions that {reference.method} did: "
+                    f"they differ first at document {doc_id} ({doc_hash})"
+                )
+
+
+def _first_of_each_task(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    first: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        first.setdefault(outcome.task, outcome)
+    return list(first.values())
+
+
+def _non_target(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.role == "non_target"]
+
+
+def _row(task: str, domain: str, outcomes: Sequence[Outcome]) -> Row:
+    n = sum(len(outcome.correct) for outcome in outcomes)
+    value = sum(sum(outcome.correct) for outcome in outcomes) / n
+    stderr = math.sqrt(value * (1 - value) / max(1, n - 1))
+    first = outcomes[0]
+    steering = (first.strength, first.num_experts, first.mode)
+    return Row(first.method, task, domain, first.role, first.metric, value, stderr, n, *steering)
+
+
+def _chance_row(task: str, domain: str, outcomes: Sequence[Outcome]) -> Row:
+    n = sum(len(outcome.correct) for outcome in outcomes)
+    value = math.fsum(outcome.chance * len(outcome.correct) for outcome in outcomes) / n
+    first = outcomes[0]
+    return Row(CHANCE, task, domain, first.role, first.metric, value, 0.0, n)

@@ -1,0 +1,4 @@
+"""One file a kind of task, named in `benchmark.task`: how a domain's test questions become an lm-eval task.
+
+A kind has `METRICS`, the lm-eval metrics that it can be compared by, and `task(domain, records, benchmark, dataset)`.
+"""

@@ -1,0 +1,119 @@
+"""Help texts, made from the schema and the files of `conf/` without importing Hydra."""
+
+import ast
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from dsmoe.cli import Verb
+
+PACKAGE = Path(__file__).parent
+
+
+def config_root() -> Path:
+    """The folder that holds `conf/` and `sweeps/`: the package itself in a wheel, its parent in a checkout."""
+    return PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+
+
+def program_help(verbs: "Mapping[str, Verb]") -> str:
+    """What `dsmoe --help` prints."""
+    lines = [
+        "dsmoe VERB [KEY=VALUE …]",
+        "",
+        "Do domain-specific experts exist in a Mixture-of-Experts model, and does steering toward them help?",
+        "",
+        *(f"  {name:<10}{verb.help}" for name, verb in verbs.items()),
+        "",
+        "dsmoe VERB --help lists what can be set. Bad input ends with status 2 and one line; nothing is written then.",
+    ]
+    return "\n".join(lines)
+
+
+def verb_help(name: str, verb: "Verb") -> str:
+    """What `dsmoe VERB --help` prints: groups with their choices, then every key with its type, default and meaning."""
+    root = config_root()
+    defaults = yaml.safe_load((root / "conf" / "config.yaml").read_text(encoding="utf-8"))
+    chosen = {
+        group: choice
+        for entry in defaults.pop("defaults")
+        if isinstance(entry, dict)
+        for group, choice in entry.items()
+    }
+    multirun = " [-m]" if verb.sweeps else ""
+    lines = [
+        f"dsmoe {name}{multirun} [KEY=VALUE …]",
+        "",
+        verb.help,
+        "",
+        f"  {verb.example}",
+        "",
+        "Groups: GROUP=CHOICE",
+    ]
+    for group, choice in chosen.items():
+        others = [option if option != choice else f"({option})" for option in _options(root / "conf" / group)]
+        lines.append(f"  {group:<12}{', '.join(others)}")
+        defaults[group] = _merged(
+            defaults.get(group, {}), yaml.safe_load((root / "conf" / group / f"{choice}.yaml").read_text())
+        )
+    if verb.sweeps:
+        lines.append(f"  {'+sweeps':<12}{', '.join(_options(root / 'sweeps'))}")
+    lines += ["", "Keys: KEY=VALUE (default)"]
+    for key, kind, meaning in _fields(root):
+        lines += _entry(key, kind, _value(defaults, key), meaning)
+    return "\n".join(lines)
+
+
+def _entry(key: str, kind: str, default: str, meaning: str) -> list[str]:
+    return [
+        f"  {key}={default}",
+        *textwrap.wrap(f"{meaning} [{kind}]", 112, initial_indent="      ", subsequent_indent="      "),
+    ]
+
+
+def _options(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {**below, **above}
+    nested = (
+        key for key in below.keys() & above.keys() if isinstance(below[key], dict) and isinstance(above[key], dict)
+    )
+    return both | {key: _merged(below[key], above[key]) for key in nested}
+
+
+def _value(defaults: Any, key: str) -> str:
+    for part in key.split("."):
+        defaults = defaults[part]
+    return (
+        {None: "null", True: "true", False: "false"}.get(defaults, str(defaults))
+        if not isinstance(defaults, list)
+        else (f"[{','.join(map(str, defaults))}]")
+    )
+
+
+def _fields(root: Path) -> Iterator[tuple[str, str, str]]:
+    """(key, type, meaning) of every field of the schema: the text under a field is its meaning."""
+    tree = ast.parse((PACKAGE / "config.py").read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+    def walk(name: str, prefix: str) -> Iterator[tuple[str, str, str]]:
+        body = classes[name].body
+        for field, text in zip(body, [*body[1:], None], strict=True):
+            if not isinstance(field, ast.AnnAssign):
+                continue
+            assert isinstance(field.target, ast.Name)
+            kind = ast.unparse(field.annotation)
+            nested = kind.removesuffix(" | None")
+            if nested in classes:
+                yield from walk(nested, f"{prefix}{field.target.id}.")
+            else:
+                assert isinstance(text, ast.Expr)
+                assert isinstance(text.value, ast.Constant)
+                yield f"{prefix}{field.target.id}", kind, str(text.value.value)
+
+    return walk("Config", "")

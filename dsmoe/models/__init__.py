@@ -1,0 +1,1 @@
+"""Models: checkpoints, loading, routers, and the embedded one."""

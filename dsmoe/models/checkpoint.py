@@ -1,0 +1,102 @@
+"""A checkpoint on disk or on the Hub: what it is, before a single weight is loaded."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from dsmoe.config import ModelConfig
+from dsmoe.errors import InputError
+from dsmoe.models.routers import check_family
+
+
+def identity(config: ModelConfig) -> dict[str, Any]:
+    """What pins the weights: a hash of a folder's content, or a Hub name with its commit.
+
+    Raises InputError for what is no safetensors checkpoint of a family whose routers are known.
+    """
+    if is_local(config):
+        check_folder(Path(config.path or ""))
+        return {"content": content_of(Path(config.path or ""))}
+    return {"hub": config.path, "commit": model_config(config)._commit_hash}
+
+
+def is_local(config: ModelConfig) -> bool:
+    """Whether `model.path` means a folder here; on the Hub, names have the form owner/name."""
+    path = config.path or ""
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def model_config(config: ModelConfig) -> Any:
+    """The transformers config at `model.path`. Raises InputError where it cannot be had or its routers are unknown."""
+    from transformers import AutoConfig
+
+    where = f"model.path: {config.path}"
+    try:
+        found = AutoConfig.from_pretrained(
+            config.path or "", revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{where} is no folder here and cannot be had from the Hub: {reason}") from error
+    check_family(found.model_type, where)
+    return found
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless the folder holds a config of a known family, a tokenizer and whole safetensors."""
+    where = f"model.path: {folder}"
+    if not folder.is_dir():
+        raise InputError(f"{where} is not a folder")
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{where} is not a checkpoint: it has no config.json") from None
+    except ValueError as error:
+        raise InputError(f"{where}/config.json is not JSON: {error}") from error
+    if not isinstance(content, dict) or "model_type" not in content:
+        raise InputError(f"{where}/config.json names no model_type")
+    check_family(content["model_type"], where)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = " (pickled weights are not read: convert them)" if list(folder.glob("*.bin")) else ""
+        raise InputError(f"{where} has no *.safetensors{pickled}")
+    for path in weights:
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except SafetensorError as error:
+            raise InputError(f"model.path: {path} is not a whole safetensors file: {error}") from error
+    _check_index(folder, {path.name for path in weights})
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(f"{where} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
+
+
+def _check_index(folder: Path, present: set[str]) -> None:
+    path = folder / "model.safetensors.index.json"
+    if not path.exists():
+        return
+    try:
+        named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"model.path: {path} is not an index of safetensors") from error
+    if missing := sorted(named - present):
+        raise InputError(f"model.path: {folder} lacks {missing[0]}, which its index names")
+
+
+def content_of(path: Path) -> str:
+    """A hash of a file's content, or of the names and contents of a folder's files, hidden ones left out."""
+    if path.is_file():
+        return _file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return hashlib.sha256("\n".join(f"{file.name} {content_of(file)}" for file in files).encode()).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    """A hash of a file's bytes, taken once in a process while its size and time stay the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,3 @@
+"""OLMoE: softmax over all experts, then top-k; weights not renormalised unless norm_topk_prob says so."""
+
+ROUTER = "mlp.gate"

@@ -1,0 +1,86 @@
+"""Loading a model and its tokenizer, to be run, never trained as a whole."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dsmoe.config import ModelConfig
+from dsmoe.errors import InputError
+from dsmoe.models import checkpoint
+from dsmoe.models.routers import RouterShape, check_family, shape_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in evaluation mode, and its tokenizer."""
+
+    model: "PreTrainedModel"
+    tokenizer: Any
+
+
+def device_of(config: ModelConfig) -> str:
+    """`cpu` or `cuda`. Raises InputError where a GPU is asked for and there is none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("model.device: cuda is asked for, but torch sees no GPU here; allowed are cpu and auto")
+    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def threads_of(config: ModelConfig) -> int:
+    """CPU threads that the model runs with."""
+    return config.threads or torch.get_num_threads()
+
+
+def router_shape(config: ModelConfig) -> RouterShape:
+    """How the model routes, read from its config alone: no weights are loaded. Raises InputError if it does not."""
+    from transformers import AutoModelForCausalLM
+
+    if config.pretrain:
+        layers = range(config.pretrain.num_layers)
+        return RouterShape("qwen3_moe", len(layers), dict.fromkeys(layers, config.pretrain.num_experts))
+    shape = checkpoint.model_config(config)
+    with torch.device("meta"):
+        return shape_of(AutoModelForCausalLM.from_config(shape, trust_remote_code=config.trust_remote_code))
+
+
+@lru_cache(maxsize=1)
+def load_model(path: str, config: ModelConfig) -> LoadedModel:
+    """The model at `path`, a folder or a Hub id, as the config wants it run.
+
+    Raises InputError for a checkpoint that lacks weights, or whose weights do not fit its config: transformers would
+    go on with random ones.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(threads_of(config))
+    device = device_of(config)
+    common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **common)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            **common,
+            dtype=getattr(torch, config.dtype),
+            device_map="auto" if device == "cuda" else None,
+            attn_implementation=config.attn_implementation,
+            experts_implementation=config.experts_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"model.path: {path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    model, loading = loaded
+    for fault, names in (
+        ("lacks", loading["missing_keys"]),
+        ("has weights of another shape for", loading["mismatched_keys"]),
+    ):
+        if names:
+            raise InputError(
+                f"model.path: {path} {fault} {len(names)} of the model's weights, such as {sorted(names)[0]}"
+            )
+    check_family(model.config.model_type, f"model.path: {path}")
+    return LoadedModel(model.eval(), tokenizer)

@@ -1,0 +1,142 @@
+"""Results of a cell: rows, comparisons and provenance, and the file `results.json` that holds them.
+
+The file's format is `results.schema.json` beside this module. Values, differences and their errors are fractions, not
+percent, of n questions.
+"""
+
+import json
+import os
+import textwrap
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from dsmoe.errors import InputError
+
+Role = Literal["target", "non_target"]
+Verdict = Literal["better", "worse", "no evidence"]
+Family = Literal["primary", "secondary"]
+HarmVerdict = Literal["non-inferior", "harmed", "undecided"]
+
+SCHEMA_VERSION = 1
+CHANCE = "chance"
+"""The method of rows that show what guessing gives."""
+POOLED_TASK = "non-target"
+"""The task of rows over all non-target questions together."""
+POOLED_DOMAIN = "all others"
+"""The domain of the same rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one method reached on one task, or on all non-target questions together."""
+
+    method: str
+    task: str
+    domain: str
+    role: Role
+    metric: str
+    value: float
+    stderr: float
+    n: int
+    strength: float | None = None
+    num_experts: int | None = None
+    mode: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """Whether a loss stays within a margin, by the lower one-sided 95% bound of the paired difference."""
+
+    margin: float
+    bound: float
+    verdict: HarmVerdict
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A method against a baseline on the same n questions; task and domain are None where non-target tasks are pooled.
+
+    `gained` counts the questions that only the method has right, `lost` those that only the baseline has right.
+    """
+
+    method: str
+    baseline: str
+    task: str | None
+    domain: str | None
+    role: Role
+    n: int
+    delta: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    p_adjusted: float
+    gained: int
+    lost: int
+    verdict: Verdict
+    family: Family
+    smallest_visible_effect: float
+    harm: Harm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that a cell found. `config` and `provenance` are JSON objects of any content."""
+
+    cell: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...]
+    schema: int = SCHEMA_VERSION
+
+    def write(self, path: Path) -> None:
+        """Writes the file whole or not at all; equal results give equal bytes.
+
+        Raises InputError where the results do not follow the schema, ValueError for NaN and infinity, and OSError;
+        what stood at the path then stays.
+        """
+        text = json.dumps(asdict(self), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        _validate(json.loads(text), path)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, path: Path) -> "Results":
+        """Reads and validates a file. Raises InputError, one line with the path and the first fault."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON: {error}") from error
+        _validate(document, path)
+        rows = tuple(Row(**row) for row in document.pop("rows"))
+        comparisons = tuple(_comparison(**fields) for fields in document.pop("comparisons"))
+        return cls(**document, rows=rows, comparisons=comparisons)
+
+
+def _comparison(harm: dict[str, Any] | None, **fields: Any) -> Comparison:
+    return Comparison(**fields, harm=Harm(**harm) if harm is not None else None)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _validate(document: Any, path: Path) -> None:
+    # Half of this module's import time, and those who only want the types need none of it.
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
+    fault = next(Draft202012Validator(schema).iter_errors(document), None)
+    if fault is not None:
+        raise InputError(f"{path}: {fault.json_path}: {textwrap.shorten(fault.message, 160)}")

@@ -1,0 +1,177 @@
+"""A session: the stages of one cell, each made when it is first wanted, the model loaded once for all of them."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+
+from dsmoe import plugins
+from dsmoe.cell import Cell
+from dsmoe.discovery.discover import RULES, discover
+from dsmoe.discovery.profile import ExpertProfile
+from dsmoe.domains import world
+from dsmoe.errors import InputError
+from dsmoe.evaluation.evaluate import evaluate
+from dsmoe.evaluation.samples import Sample, read_samples, write_samples
+from dsmoe.models.load import LoadedModel, load_model
+from dsmoe.progress import Reporter
+from dsmoe.stage import Stage, is_finished
+from dsmoe.steering.steer import steer
+from dsmoe.steering.steering import Steering
+
+PROFILE = "profile.safetensors"
+TRAINING = "training.json"
+SAMPLES = "samples.parquet"
+
+
+class Session:
+    """Runs what a cell stands on."""
+
+    def __init__(self, cell: Cell, reporter: Reporter) -> None:
+        self.cell = cell
+        self.config = cell.config
+        self.reporter = reporter
+        self._steerings: dict[str, Steering | None] = {}
+
+    def _run(self, stage: Stage, make: Callable[[Path], None]) -> Path:
+        return stage.run(self.cell.results, make, self.reporter.say)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model, unsteered."""
+        path = self.pretrained() if self.cell.pretrain else self.config.model.path
+        return load_model(str(path), self.config.model)
+
+    def pretrained(self) -> Path:
+        """The embedded model's checkpoint."""
+        from dsmoe.models.tiny import pretrain
+
+        config = self.config.model.pretrain
+        assert self.cell.pretrain is not None
+        assert config is not None
+
+        def make(folder: Path) -> None:
+            with self.reporter.work("pretrain: the embedded model") as advance:
+                pretrain(
+                    folder,
+                    world.statements(),
+                    config,
+                    lambda step, loss: advance(step, config.steps, f"loss {loss:.2f}"),
+                )
+
+        return self._run(self.cell.pretrain, make)
+
+    def discovered(self) -> Path:
+        """The target domain's routing counts, as an expert profile."""
+
+        def make(folder: Path) -> None:
+            discovery, model = self.config.discovery, self.loaded
+            with self.reporter.work(f"discover: experts for {self.config.domain}") as advance:
+                profile = discover(
+                    model.model,
+                    model.tokenizer,
+                    self.cell.discover_records,
+                    quantile=discovery.quantile,
+                    stop_words=discovery.stop_words,
+                    batch_tokens=discovery.batch_tokens,
+                    folder=folder,
+                    progress=advance,
+                )
+            profile.save(folder / PROFILE)
+
+        return self._run(self.cell.discover, make) / PROFILE
+
+    def profile_path(self) -> Path:
+        """The expert profile by the config's rule, or the user's own."""
+        if self.config.discovery.profile is not None:
+            return Path(self.config.discovery.profile)
+
+        def make(folder: Path) -> None:
+            rule = self.config.discovery.rule
+            profile = ExpertProfile.load(self.discovered())
+            scores = plugins.load(RULES, rule, "discovery.rule").score(profile.counts, self.config.seed)
+            profile.rescored(rule, scores).save(folder / PROFILE)
+
+        return self._run(self.cell.score, make) / PROFILE
+
+    def adapter(self) -> Path:
+        """The SFT baseline's adapter, or the user's own."""
+        if self.config.sft.adapter is not None:
+            return Path(self.config.sft.adapter)
+        from dsmoe.baselines.sft import fine_tune
+
+        def make(folder: Path) -> None:
+            model = self.loaded
+            with self.reporter.work(f"fine-tune: on {self.config.domain}") as advance:
+                training = fine_tune(
+                    model.model,
+                    model.tokenizer,
+                    self.cell.train_records,
+                    self.cell.scoring,
+                    self.config.sft,
+                    self.config.seed,
+                    folder,
+                    lambda step, total, loss: advance(step, total, f"loss {loss:.2f}"),
+                )
+            (folder / TRAINING).write_text(json.dumps(asdict(training), indent=2) + "\n", encoding="utf-8")
+            self.reporter.say(
+                f"fine-tune: {training.share:.1%} of the parameters, loss {training.losses[0]:.2f} to "
+                f"{training.losses[-1]:.2f}, right on {training.accuracy_before:.0%} of its questions before, "
+                f"{training.accuracy_after:.0%} after"
+            )
+
+        return self._run(self.cell.fine_tune, make)
+
+    def steering(self, method: str) -> Steering | None:
+        """What `method` steers, None if it does not."""
+        if method not in self._steerings:
+            self._steerings[method] = self._steering(method)
+        return self._steerings[method]
+
+    def _steering(self, method: str) -> Steering | None:
+        config = self.config.steering
+        if method == "steering":
+            return self.cell.own_steering
+        if method not in ("dsmoe", "random"):
+            return None
+        profile = self.cell.own_profile or ExpertProfile.load(self.profile_path())
+        steering = Steering.from_profile(profile, config.num_experts, config.strength, config.mode)
+        return steering.random_control(self.config.seed) if method == "random" else steering
+
+    @contextmanager
+    def applied(self, method: str) -> Iterator[LoadedModel]:
+        """The model as `method` makes it."""
+        loaded, steering = self.loaded, self.steering(method)
+        if steering is not None:
+            with steer(loaded.model, steering):
+                yield loaded
+        elif method == "sft":
+            from dsmoe.baselines.lora import adapted
+
+            with adapted(loaded.model, self.adapter()) as model:
+                yield LoadedModel(model, loaded.tokenizer)
+        elif method == "base":
+            yield loaded
+        else:
+            raise InputError(f"methods: {method!r} is not known")
+
+    def samples(self, method: str) -> list[Sample]:
+        """Every test question as `method` answered it, target domain first; only what is missing is asked."""
+        stages = {domain: self.cell.evaluate(method, domain) for domain in self.cell.domains}
+        missing = [d for d, stage in stages.items() if not is_finished(stage.folder(self.cell.results))]
+        if missing:
+            with self.applied(method) as loaded:
+                for domain in missing:
+                    self._run(stages[domain], partial(self._ask, method, domain, loaded))
+        folders = [stage.folder(self.cell.results) for stage in stages.values()]
+        return [sample for folder in folders for sample in read_samples(folder / SAMPLES)]
+
+    def _ask(self, method: str, domain: str, loaded: LoadedModel, folder: Path) -> None:
+        benchmark = self.config.benchmark
+        with self.reporter.work(f"evaluate: {method} on {domain}") as advance:
+            samples: Sequence[Sample] = evaluate(
+                loaded, self.cell.task(domain), method, benchmark.metric, benchmark.batch_size, advance
+            )
+        write_samples(samples, folder / SAMPLES)

@@ -1,0 +1,138 @@
+"""A stage: a part of the config and its code's version → a hash → a folder that is written whole or not at all.
+
+Nothing else decides where results are written. A stage that is finished is never made again; one that was killed has
+left nothing but a temporary folder, which the next attempt removes.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+Log = Callable[[str], None]
+PACKAGES = ("dsmoe", "torch", "transformers", "lm_eval", "peft", "trl", "hydra-core", "numpy")
+
+
+def stable_hash(content: Any) -> str:
+    """A short hash of anything that JSON can hold; keys' order does not matter."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that can change a number."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage makes: its name, the version of its code and the part of the config that it is a function of.
+
+    Raise the version when the code would give another result: older folders are then left alone, and not used.
+    """
+
+    name: str
+    version: int
+    config: Mapping[str, Any]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that the stage depends on."""
+        return {"stage": self.name, "version": self.version, "config": dict(self.config)}
+
+    @property
+    def hash(self) -> str:
+        """The name of the stage's folder; later stages that build on this one name it in their own config."""
+        return stable_hash(self.key)
+
+    def folder(self, results: Path) -> Path:
+        """Where the stage lies, finished or not."""
+        return results / "stages" / self.name / self.hash
+
+    def run(self, results: Path, make: Callable[[Path], None], log: Log) -> Path:
+        """The stage's folder: the finished one, or else made by `make(temporary folder)`."""
+        return write_whole(self.folder(results), self.key, make, log)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder was written whole; only then does it bear its name."""
+    return (folder / "status.json").exists()
+
+
+def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], None], log: Log) -> Path:
+    """`folder`, with config.yaml, status.json and whatever `make(temporary folder)` writes; finished ones are reused.
+
+    The folder appears under its name in one step, after all its bytes are on disk. Whoever else wants it meanwhile
+    waits for the lock and then uses it.
+    """
+    if is_finished(folder):
+        log(f"reuses {folder}")
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log(f"waits for another process that makes {folder}")
+        lock.acquire()
+    try:
+        if not is_finished(folder):
+            _make(folder, config, make)
+        # Whoever still waits on the removed file finds the folder finished.
+        path.unlink(missing_ok=True)
+    finally:
+        lock.release()
+    return folder
+
+
+def _make(folder: Path, config: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    started = time.time()
+    try:
+        (temporary / "config.yaml").write_text(
+            yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True), encoding="utf-8"
+        )
+        make(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    status = {
+        "state": "finished",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "host": platform.node(),
+        "versions": versions(),
+    }
+    (temporary / "status.json").write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
+    for path in temporary.rglob("*"):
+        _flush(path)
+    _flush(temporary)
+    temporary.rename(folder)
+    _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    """Put a file or folder on disk, so that a power cut cannot leave a whole name over half the bytes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What a steering is, and steering a model."""

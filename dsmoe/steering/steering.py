@@ -1,0 +1,190 @@
+"""A steering: which experts of which layers, how strongly, in which mode."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from dsmoe.discovery.profile import ExpertProfile
+from dsmoe.errors import InputError
+from dsmoe.models.routers import RouterShape
+
+SCHEMA = 1
+MODES = ("logit",)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Experts to steer, as {layer: experts}; layers are the model's own indices, dense layers counted.
+
+    `strength` makes α = 1 + strength > 0, by which a chosen expert's weight in the softmax is multiplied: mode `logit`
+    adds ln α to its router logit before the choice (DSMoE, arXiv 2604.05267, Eq. 11). `architecture`, `num_layers` and
+    `num_experts`, where given, must match the model that is steered. `origin` says where the steering came from.
+
+    Raises InputError for a strength, mode, layer or expert that cannot be.
+    """
+
+    experts: Mapping[int, tuple[int, ...]]
+    strength: float
+    mode: str = "logit"
+    model: str | None = None
+    architecture: str | None = None
+    num_layers: int | None = None
+    num_experts: int | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"steering: mode {self.mode!r} is not one of {', '.join(MODES)}")
+        if isinstance(self.strength, bool) or not isinstance(self.strength, int | float):
+            raise InputError(f"steering: strength {self.strength!r} is not a number")
+        if not (math.isfinite(self.strength) and self.strength > -1):
+            raise InputError(f"steering: strength {self.strength} is not a finite number above -1 (α = 1 + strength)")
+        experts = {_index(layer, "layer"): self._checked(layer, chosen) for layer, chosen in self.experts.items()}
+        if not any(experts.values()):
+            raise InputError("steering: no experts are named")
+        object.__setattr__(self, "experts", MappingProxyType({layer: experts[layer] for layer in sorted(experts)}))
+
+    def _checked(self, layer: int, chosen: object) -> tuple[int, ...]:
+        if not isinstance(chosen, list | tuple) or not chosen:
+            raise InputError(f"steering: layer {layer}: experts are {chosen!r}, not a list of expert indices")
+        experts = tuple(sorted(_index(expert, f"layer {layer}: expert") for expert in chosen))
+        if len(set(experts)) < len(experts):
+            raise InputError(f"steering: layer {layer}: an expert is named twice in {list(experts)}")
+        if self.num_experts is not None and experts[-1] >= self.num_experts:
+            raise InputError(f"steering: layer {layer}: expert {experts[-1]} of {self.num_experts} does not exist")
+        if self.num_layers is not None and layer >= self.num_layers:
+            raise InputError(f"steering: layer {layer} of {self.num_layers} does not exist")
+        return experts
+
+    @property
+    def log_alpha(self) -> float:
+        """ln(1 + strength): what mode `logit` adds to a router logit."""
+        return math.log1p(self.strength)
+
+    @property
+    def total_experts(self) -> int:
+        """How many experts are steered, over all layers."""
+        return sum(len(experts) for experts in self.experts.values())
+
+    @classmethod
+    def from_profile(
+        cls, profile: ExpertProfile, num_experts: int | float, strength: float, mode: str = "logit"
+    ) -> "Steering":
+        """Steer the `num_experts` best-scored experts over all layers (Eq. 9); ties go to the lower layer and index.
+
+        An integer is a count, a float below 1 a fraction of all experts. Raises InputError for more than there are.
+        """
+        chosen: dict[int, list[int]] = {}
+        width = profile.scores.shape[1]
+        best = np.argsort(-profile.scores.flatten().double().numpy(), kind="stable")
+        for position in best[: expert_count(num_experts, profile.scores.numel())].tolist():
+            chosen.setdefault(profile.layers[position // width], []).append(position % width)
+        return cls(
+            {layer: tuple(experts) for layer, experts in chosen.items()},
+            strength,
+            mode,
+            model=profile.model,
+            architecture=profile.architecture,
+            num_layers=profile.num_layers,
+            num_experts=width,
+            origin={"rule": profile.rule, "domain": profile.domain},
+        )
+
+    def random_control(self, seed: int) -> "Steering":
+        """The same strength and mode on random experts: in each layer as many as this steers.
+
+        Raises InputError where the steering does not say how many experts a layer has.
+        """
+        if self.num_experts is None:
+            raise InputError("steering: num_experts is not known, so no random experts can be drawn")
+        generator = np.random.default_rng(seed)
+        experts = {
+            layer: tuple(generator.choice(self.num_experts, size=len(chosen), replace=False).tolist())
+            for layer, chosen in self.experts.items()
+        }
+        return replace(self, experts=experts, origin={"rule": "random", "seed": seed, "matches": dict(self.origin)})
+
+    def check_fit(self, shape: RouterShape) -> None:
+        """Raise InputError unless a model of this shape can be steered so."""
+        if self.architecture not in (None, shape.architecture):
+            raise InputError(f"steering: made for {self.architecture}, but the model is {shape.architecture}")
+        if self.num_layers not in (None, shape.num_layers):
+            raise InputError(f"steering: made for {self.num_layers} layers, but the model has {shape.num_layers}")
+        for layer, experts in self.experts.items():
+            if layer not in shape.num_experts:
+                raise InputError(
+                    f"steering: layer {layer} has no router; those with one are {sorted(shape.num_experts)}"
+                )
+            width = shape.num_experts[layer]
+            if self.num_experts not in (None, width):
+                raise InputError(f"steering: made for {self.num_experts} experts a layer, but the model has {width}")
+            if experts[-1] >= width:
+                raise InputError(f"steering: layer {layer} has experts 0 to {width - 1}, not {experts[-1]}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The steering file's content."""
+        return {
+            "schema": SCHEMA,
+            "mode": self.mode,
+            "strength": self.strength,
+            "experts": {str(layer): list(experts) for layer, experts in self.experts.items()},
+            "model": self.model,
+            "architecture": self.architecture,
+            "num_layers": self.num_layers,
+            "num_experts": self.num_experts,
+            "origin": dict(self.origin),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the steering as JSON."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Steering":
+        """Read a steering file. Raises InputError, naming the file, for anything that is not one."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise InputError(f"{path}: is not JSON: {error}") from error
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise InputError(f"{path}: is not a steering file of schema {SCHEMA}")
+        fields = set(content) - {"schema"}
+        known = {"mode", "strength", "experts", "model", "architecture", "num_layers", "num_experts", "origin"}
+        if unknown := sorted(fields - known):
+            raise InputError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        if missing := sorted({"mode", "strength", "experts"} - fields):
+            raise InputError(f"{path}: field {missing[0]!r} is missing")
+        if not isinstance(content["experts"], dict):
+            raise InputError(f"{path}: experts is not a map from layers to lists of experts")
+        try:
+            experts = {_index(layer, "layer"): chosen for layer, chosen in content.pop("experts").items()}
+            del content["schema"]
+            return cls(experts, **content)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def expert_count(num_experts: int | float, total: int) -> int:
+    """`num_experts` of `total` as a count; a float below 1 is a fraction, at least one expert."""
+    count = max(1, round(num_experts * total)) if 0 < num_experts < 1 else num_experts
+    if not 1 <= count <= total or count != int(count):
+        raise InputError(
+            f"steering.num_experts: {num_experts} is neither a count from 1 to {total} nor a fraction between 0 and 1"
+        )
+    return int(count)
+
+
+def _index(value: object, what: str) -> int:
+    """`value` as an index of a layer or expert; JSON's keys are strings."""
+    text = str(value)
+    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()):
+        raise InputError(f"steering: {what} {value!r} is not an index from 0")
+    return int(text)

@@ -1,0 +1,76 @@
+"""What each verb does with the composed cells."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from dsmoe.cell import Cell
+from dsmoe.compare import run_cell
+from dsmoe.compose import Composed
+from dsmoe.discovery.profile import ExpertProfile
+from dsmoe.errors import InputError
+from dsmoe.progress import Reporter
+from dsmoe.report.table import rich_table
+from dsmoe.session import Session
+from dsmoe.steering.steering import Steering
+
+BEST = 10
+
+
+def compare(composed: Sequence[Composed]) -> int:
+    """Run every cell, one after the other, and show its table. All are checked before the first is run."""
+    reporter, console = _outputs()
+    cells = [Cell(one.config) for one in composed]
+    for number, (one, cell) in enumerate(zip(composed, cells, strict=True), start=1):
+        if len(cells) > 1:
+            reporter.say(f"cell {number} of {len(cells)}: {' '.join(one.overrides)}")
+        results = run_cell(cell, reporter)
+        console.print(rich_table(results))
+        console.print(f"results: {cell.folder / 'results.json'}", markup=False)
+    return 0
+
+
+def evaluate(composed: Sequence[Composed]) -> int:
+    """Ask one method the benchmark's questions."""
+    for one in composed:
+        if len(one.config.methods) != 1:
+            raise InputError(f"methods: evaluate takes one method, not {', '.join(one.config.methods)}; see compare")
+    return compare(composed)
+
+
+def discover(composed: Sequence[Composed]) -> int:
+    """Write the target domain's expert profile and show the experts that would be steered first."""
+    reporter, console = _outputs()
+    (one,) = composed
+    path = Session(Cell(one.config), reporter).profile_path()
+    profile = ExpertProfile.load(path)
+    report = profile.report
+    table = Table(title=f"experts for {profile.domain} by rule {profile.rule}", title_justify="left")
+    for column in ("layer", "expert", "score", "important", "unimportant"):
+        table.add_column(column, justify="right")
+    best = Steering.from_profile(profile, min(BEST, profile.scores.numel()), 0.0)
+    rows = [(profile.layers.index(layer), layer, expert) for layer, chosen in best.experts.items() for expert in chosen]
+    for row, layer, expert in sorted(rows, key=lambda at: -float(profile.scores[at[0], at[2]])):
+        counts = (profile.counts.important[row, expert], profile.counts.unimportant[row, expert])
+        table.add_row(
+            str(layer), str(expert), f"{float(profile.scores[row, expert]):.5f}", *(str(int(c)) for c in counts)
+        )
+    console.print(table)
+    console.print(
+        f"{report.tokens} tokens of {report.records} records, {report.important_share:.0%} important; "
+        f"{report.tokens_near_threshold} tokens near the threshold, {report.choices_near_tie} choices near a tie"
+    )
+    console.print(f"profile: {path}", markup=False)
+    return 0
+
+
+def _outputs() -> tuple[Reporter, Console]:
+    """Progress on standard error, results on standard output; warnings of ours as plain lines."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    reporter = Reporter()
+    width = None if sys.stdout.isatty() else 120
+    return reporter, Console(highlight=False, soft_wrap=False, width=width)

@@ -1,0 +1,331 @@
+"""Steering a transformers model: exact, proven, and gone afterwards."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from dsmoe import InputError, Steering, steer
+from dsmoe.models.routers import Router, find_routers
+from dsmoe.steering.steer import SteeringError
+
+INPUT = torch.tensor([[5, 17, 80, 33, 120, 9, 64, 71], [7, 7, 150, 42, 99, 101, 12, 3]])
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model(INPUT).logits
+
+
+def some_steering(model: PreTrainedModel, strength: float = 4.0) -> Steering:
+    first, *_, last = find_routers(model)
+    return Steering({first.layer: (1, 5), last.layer: (0,)}, strength)
+
+
+def state(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """All that a steering could leave behind: weights, buffers and every module's own attributes."""
+    return (
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        [dict(module.__dict__) for module in model.modules()],
+    )
+
+
+def assert_untouched(model: PreTrainedModel, before: tuple[dict[str, torch.Tensor], list[dict[str, Any]]]) -> None:
+    weights, attributes = before
+    after = model.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], weights[name]) for name in weights)
+    for module, own in zip(model.modules(), attributes, strict=True):
+        assert module.__dict__.keys() == own.keys()
+        assert all(module.__dict__[name] is own[name] for name in own)
+
+
+def renormalises(model: PreTrainedModel) -> bool:
+    return bool(getattr(model.config, "norm_topk_prob", model.config.model_type == "mixtral"))
+
+
+def routed(model: PreTrainedModel) -> dict[int, tuple[torch.Tensor, tuple[torch.Tensor, ...]]]:
+    """Each router's input and output in one forward."""
+    seen = {}
+
+    def listen(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            seen[layer] = (inputs[0].clone(), output)
+
+        return hook
+
+    hooks = [router.module.register_forward_hook(listen(router.layer)) for router in find_routers(model)]
+    logits(model)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("strength", [-0.5, 0.1, 4.0, 63.0])
+def test_routers_choose_as_the_published_rule_says(model: PreTrainedModel, strength: float) -> None:
+    """Softmax over all experts of z + ln α, then top-k, then renormalised where the family does: by hand in float64."""
+    steering = some_steering(model, strength)
+    with steer(model, steering):
+        seen = routed(model)
+    for router in find_routers(model):
+        hidden, (_, weights, chosen) = seen[router.layer]
+        z = hidden.reshape(-1, hidden.shape[-1]).double() @ router.module.weight.double().T
+        alpha = torch.ones(router.num_experts, dtype=torch.float64)
+        alpha[list(steering.experts.get(router.layer, ()))] += strength
+        probabilities = z.exp() * alpha / (z.exp() * alpha).sum(dim=1, keepdim=True)
+        expected, experts = probabilities.sort(dim=1, descending=True)
+        expected, experts = expected[:, : router.top_k], experts[:, : router.top_k]
+        if renormalises(model):
+            expected = expected / expected.sum(dim=1, keepdim=True)
+        assert torch.equal(chosen, experts)
+        assert torch.allclose(weights.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_strength_moves_logits_and_zero_moves_no_bit(model: PreTrainedModel) -> None:
+    base = logits(model)
+    with steer(model, some_steering(model, 0.0)):
+        assert torch.equal(logits(model), base)
+    with steer(model, some_steering(model, 4.0)):
+        assert (logits(model) - base).abs().max() > 1e-3
+
+
+def test_generation_with_a_cache_agrees_with_whole_forwards(model: PreTrainedModel) -> None:
+    def generate() -> Any:
+        return model.generate(
+            INPUT, max_new_tokens=12, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+
+    base = generate()
+    with steer(model, some_steering(model, 9.0)):
+        cached = generate()
+        with torch.no_grad():
+            whole = model(cached.sequences, use_cache=False).logits[:, INPUT.shape[1] - 1 : -1]
+    assert torch.allclose(torch.stack(cached.logits, dim=1), whole, rtol=0, atol=1e-5)
+    assert (cached.logits[0] - base.logits[0]).abs().max() > 1e-3
+
+
+def test_leaves_the_model_as_it_was(model: PreTrainedModel) -> None:
+    before, base = state(model), logits(model)
+    with steer(model, some_steering(model)):
+        logits(model)
+    assert_untouched(model, before)
+    assert torch.equal(logits(model), base)
+
+
+def test_leaves_the_model_as_it_was_after_an_exception_in_the_forward(model: PreTrainedModel) -> None:
+    before = state(model)
+
+    def fail(*_: Any) -> None:
+        raise ArithmeticError("in the middle")
+
+    with pytest.raises(ArithmeticError), steer(model, some_steering(model)):
+        last = find_routers(model)[-1].module
+        last.register_forward_hook(fail)
+        logits(model)
+    last._forward_hooks.clear()
+    assert_untouched(model, before)
+
+
+def test_an_own_forward_of_the_router_is_put_back(model: PreTrainedModel) -> None:
+    """Accelerate keeps a forward of its own in a module's `__dict__`."""
+    router = find_routers(model)[0].module
+    original = router.forward
+    calls = []
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    router.forward = own
+    with steer(model, some_steering(model)):
+        calls.clear()
+        logits(model)
+        assert calls
+    assert router.__dict__["forward"] is own
+
+
+def test_gradients_flow_through_the_steered_model(model: PreTrainedModel) -> None:
+    """A backward pass inside the context equals that through routers which the test writes out by hand."""
+    steering = some_steering(model)
+
+    def gradient() -> torch.Tensor:
+        embedded = model.get_input_embeddings()(INPUT).detach().requires_grad_(True)
+        return torch.autograd.grad(model(inputs_embeds=embedded).logits.logsumexp(dim=-1).sum(), embedded)[0]
+
+    def by_hand(router: Router) -> Callable[..., tuple[torch.Tensor, ...]]:
+        delta = torch.zeros(router.num_experts)
+        delta[list(steering.experts.get(router.layer, ()))] = math.log(5)
+
+        def forward(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            z = hidden.reshape(-1, hidden.shape[-1]) @ router.module.weight.T + delta
+            weights, chosen = z.softmax(dim=-1).topk(router.top_k)
+            if renormalises(model):
+                weights = weights / weights.sum(dim=-1, keepdim=True)
+            return z, weights, chosen
+
+        return forward
+
+    base = gradient()
+    with steer(model, steering):
+        steered = gradient()
+    for router in find_routers(model):
+        router.module.forward = by_hand(router)
+    assert torch.allclose(steered, gradient(), rtol=1e-4, atol=1e-6)
+    assert (steered - base).abs().max() > 1e-3
+
+
+def test_entering_draws_no_random_number(model: PreTrainedModel) -> None:
+    model.train()
+    torch.manual_seed(3)
+    with steer(model, some_steering(model)):
+        drawn = torch.rand(4)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(4))
+
+
+def test_compiled_models_follow(model: PreTrainedModel) -> None:
+    """A graph compiled before, inside or between steerings never serves another one's logits."""
+    base = logits(model)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for strength in (None, 4.0, 9.0, None):
+        if strength is None:
+            expected, found = base, logits(compiled)
+        else:
+            with steer(model, some_steering(model, strength)):
+                expected, found = logits(model), logits(compiled)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+        assert strength is None or (expected - base).abs().max() > 1e-3
+    torch.compiler.reset()
+
+
+def test_bf16_logits_are_the_sum_in_bf16(family: str) -> None:
+    model = random_model(family).to(torch.bfloat16)
+    base = logits(model)
+    with steer(model, some_steering(model, 0.0)):
+        assert torch.equal(logits(model), base)
+    steering = some_steering(model)
+    with steer(model, steering):
+        seen = routed(model)
+    for router in find_routers(model):
+        hidden, (steered, _, _) = seen[router.layer]
+        delta = torch.zeros(router.num_experts, dtype=torch.bfloat16)
+        delta[list(steering.experts.get(router.layer, ()))] = math.log(5)
+        plain = functional.linear(hidden.reshape(-1, hidden.shape[-1]), router.module.weight)
+        assert torch.equal(steered, plain + delta)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    experts=st.dictionaries(st.sampled_from([0, 2]), st.sets(st.integers(0, 7), min_size=1).map(tuple), min_size=1),
+    strength=st.floats(-0.99, 1e4),
+    fails=st.booleans(),
+)
+def test_any_steering_comes_and_goes(experts: dict[int, tuple[int, ...]], strength: float, fails: bool) -> None:
+    model = random_model("qwen3_moe")
+    before, base = state(model), logits(model)
+    try:
+        with steer(model, Steering(experts, strength)):
+            assert logits(model).isfinite().all()
+            if fails:
+                raise ArithmeticError
+    except ArithmeticError:
+        pass
+    assert_untouched(model, before)
+    assert torch.equal(logits(model), base)
+
+
+# Proof: what does not do as steering says raises.
+
+
+def test_a_bypassed_router_raises(model: PreTrainedModel) -> None:
+    """Some paths multiply by the router's weight themselves and never call its forward."""
+    block = model.get_decoder().layers[find_routers(model)[-1].layer].mlp
+    experts, gate = block.experts, block.gate
+
+    def bypass(hidden: torch.Tensor) -> torch.Tensor:
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        weights, chosen = functional.linear(flat, gate.weight).softmax(dim=-1).topk(2)
+        return experts(flat, chosen, weights).view_as(hidden)
+
+    block.forward = bypass
+    before = state(model)
+    with pytest.raises(SteeringError, match="not reached"), steer(model, some_steering(model)):
+        pass
+    assert_untouched(model, before)
+
+
+def test_a_router_whose_logits_are_not_the_sum_raises(model: PreTrainedModel) -> None:
+    router = find_routers(model)[-1].module
+    original = router.forward
+
+    def scaled(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        plain, weights, chosen = original(hidden)
+        return plain * 1.000001, weights, chosen
+
+    router.forward = scaled
+    with pytest.raises(SteeringError, match="plus ln α"), steer(model, some_steering(model)):
+        pass
+
+
+def test_a_router_that_chooses_otherwise_raises(model: PreTrainedModel) -> None:
+    router = find_routers(model)[-1].module
+    original = router.forward
+
+    def stubborn(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        steered, weights, chosen = original(hidden)
+        return steered, weights, torch.zeros_like(chosen) + torch.arange(chosen.shape[1])
+
+    router.forward = stubborn
+    with pytest.raises(SteeringError, match="highest logits"), steer(model, some_steering(model)):
+        pass
+
+
+def test_a_router_with_two_linear_maps_raises(model: PreTrainedModel) -> None:
+    router = find_routers(model)[-1].module
+    original = router.forward
+
+    def doubled(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        functional.linear(hidden, router.weight)
+        return original(hidden)
+
+    router.forward = doubled
+    with pytest.raises(SteeringError, match="2 times"), steer(model, some_steering(model)):
+        pass
+
+
+def test_an_unknown_family_is_refused_by_name() -> None:
+    llama = LlamaForCausalLM(
+        LlamaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    )
+    with pytest.raises(InputError, match="'llama'.*mixtral, olmoe"), steer(llama, Steering({0: (0,)}, 1.0)):
+        pass
+
+
+def test_a_steered_model_is_not_steered_again(model: PreTrainedModel) -> None:
+    steering = some_steering(model)
+    with steer(model, steering), pytest.raises(InputError, match="steered already"), steer(model, steering):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("steering", "says"),
+    [
+        (Steering({1: (0,)}, 1.0), "layer 1 has no router; those with one are \\[0, 2\\]"),
+        (Steering({3: (0,)}, 1.0), "layer 3 has no router"),
+        (Steering({0: (8,)}, 1.0), "experts 0 to 7, not 8"),
+        (Steering({0: (0,)}, 1.0, architecture="olmoe"), "made for olmoe, but the model is qwen3_moe"),
+        (Steering({0: (0,)}, 1.0, num_layers=4), "made for 4 layers, but the model has 3"),
+        (Steering({0: (0,)}, 1.0, num_experts=16), "made for 16 experts a layer, but the model has 8"),
+    ],
+)
+def test_a_steering_that_does_not_fit_is_refused(steering: Steering, says: str) -> None:
+    with pytest.raises(InputError, match=says), steer(random_model("qwen3_moe"), steering):
+        pass
