@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for bad input, 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(given)
+        status = _run(given)
+        print(end="", flush=True)  # A reader that has gone away is noticed here, not when Python shuts down.
+        return status
     except InputError as error:
         print(f"dsmoe: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -70,6 +72,8 @@ def _run(given: list[str]) -> int:
     if not words or (not flags.isdisjoint({"-h", "--help"}) and words[0] not in VERBS):
         from dsmoe.help import program_help
 
+        if unknown := sorted(flags - {"-h", "--help"}):
+            raise InputError(f"{unknown[0]}: dsmoe takes a verb ({', '.join(VERBS)}) or --help")
         print(program_help(VERBS))
         return 0
     name, *overrides = words
@@ -92,6 +96,8 @@ def _run(given: list[str]) -> int:
     from dsmoe.compose import compose_cells
 
     cells = compose_cells([*verb.overrides, *overrides], multirun=bool(flags))
+    if len(cells) > 1 and not verb.sweeps:
+        raise InputError(f"{name} runs one config, not a sweep of {len(cells)}; compare sweeps")
     return _function(verb.run)(cells)
 
 

@@ -4,6 +4,7 @@ Whatever is wrong with them ends in an InputError of one line, before anything i
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -11,17 +12,18 @@ from typing import Any, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from dsmoe.config import Config
 from dsmoe.errors import InputError
-from dsmoe.help import config_root
+from dsmoe.help import choices, config_root
 from dsmoe.plugins import did_you_mean
 
 SCHEMA = TypeAdapter(Config)
@@ -33,6 +35,8 @@ WORDS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
+    "bool_type": "true or false",
+    "string_too_short": "text, not empty",
 }
 
 
@@ -58,13 +62,15 @@ def compose_cells(overrides: Sequence[str], multirun: bool = False) -> list[Comp
 
 
 def _compose(overrides: Sequence[str], root: Path, with_hydra: bool = False) -> DictConfig:
+    for override in _parsed(overrides):
+        _check_choice(override, root)
     searchpath = f"hydra.searchpath=[file://{root}]"
     return compose("config", [*overrides, searchpath], return_hydra_config=with_hydra)
 
 
 def _cells(overrides: list[str], root: Path, multirun: bool) -> list[list[str]]:
     """The overrides of every cell: one, or all combinations of a sweep."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    parsed = _parsed(overrides)
     swept = [override for override in parsed if override.is_sweep_override()]
     fixed = [override for override in parsed if not override.is_sweep_override()]
     hydra = _compose([_line(override) for override in fixed], root, with_hydra=True).hydra
@@ -75,12 +81,30 @@ def _cells(overrides: list[str], root: Path, multirun: bool) -> list[list[str]]:
     given = {override.key_or_group for override in parsed}
     params = {key: value for key, value in (hydra.sweeper.params or {}).items() if key not in given}
     every = [*overrides, *(f"{key}={value}" for key, value in params.items())]
-    (cells,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(every), max_batch_size=None)
+    (cells,) = BasicSweeper.split_arguments(_parsed(every), max_batch_size=None)
+    if not cells:
+        raise InputError(f"{' '.join(map(_line, swept))}: is a sweep of no values")
     return [list(cell) for cell in cells]
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
 
 
 def _line(override: Override) -> str:
     return override.input_line or ""
+
+
+def _check_choice(override: Override, root: Path) -> None:
+    """Raise InputError for an override without a key, or with a number as a group's choice: Hydra has no error of its
+    own for these."""
+    key = override.key_or_group
+    if not key:
+        raise InputError(f"{_line(override)!r}: is no override; it wants a key, as in KEY=VALUE")
+    if override.is_delete() or override.is_sweep_override() or not (root / "conf" / key).is_dir():
+        return
+    if not isinstance(value := override.value(), str | list | dict):
+        raise InputError(f"{key}: {_shown(value)} is not one of {', '.join(choices(root / 'conf' / key))}")
 
 
 def _checked(composed: DictConfig) -> Config:
@@ -142,10 +166,19 @@ def _first_fault(error: ValidationError) -> str:
     key, found = next(iter(faults.items()))
     if found[0]["type"] == "value_error":
         return f"{key}: {found[0]['ctx']['error']}" if key else str(found[0]["ctx"]["error"])
+    found = [fault for fault in found if fault["type"] != "too_short"] or found  # A list is also short of bad members.
     if found[0]["type"] == "missing":
         return f"{'.'.join(map(str, found[0]['loc']))}: is missing"
     allowed = " or ".join(dict.fromkeys(WORDS.get(fault["type"], fault["msg"]) for fault in found))
-    return f"{key}: {found[0]['input']!r} is not allowed; it should be {allowed.replace('Input should be ', '')}"
+    allowed = allowed.replace("Input should be ", "").replace("less than inf", "finite")
+    value = found[0]["input"]
+    near = did_you_mean(str(value), re.findall(r"'([^']*)'", allowed))
+    return f"{key}: {_shown(value)} is not allowed; it should be {allowed}{near}"
+
+
+def _shown(value: Any) -> str:
+    """A value as one would write it in an override."""
+    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
 
 
 def _explained(error: Exception) -> str:
@@ -154,7 +187,14 @@ def _explained(error: Exception) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         options = sorted(option for option in error.options if option != "config")
         return f"{group}: {name!r} is not one of {', '.join(options)}{did_you_mean(name, options)}"
-    cause = error.__cause__
-    if key := getattr(cause, "full_key", None):
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r}: is no override KEY=VALUE; a value with special characters wants quotes of its own"
+    reason = str(error).strip().splitlines()[0]
+    if found := re.fullmatch(r"Could not override '(.+)'\. No match in the defaults list\.", reason):
+        return f"{found[1]}: is no group with a default; to add it, write +{found[1]}=…"
+    cause = error.__cause__ or error
+    if not (key := getattr(cause, "full_key", None)):
+        return reason
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return f"{key}: is no key of the config{_near_key(key)}"
-    return str(error).strip().splitlines()[0]
+    return f"{key}: {str(cause).strip().splitlines()[0]}"

@@ -19,10 +19,11 @@ Mode = Literal["logit"]
 Method = Literal["base", "sft", "dsmoe", "random", "steering"]
 
 Count = Annotated[int, Gt(0)]
-Positive = Annotated[float, Gt(0)]
+Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 Share = Annotated[float, Interval(gt=0, lt=1)]
 Text = Annotated[str, MinLen(1)]
-STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+STUDY = re.compile(r"(?!stages$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +195,16 @@ class Config:
     """What is compared: base, sft, dsmoe, random, steering."""
     study: str
     """The folder of this study's cells below paths.results."""
-    seed: int
+    seed: Seed
     """Seeds fine-tuning, the random controls and the bootstrap."""
 
     def __post_init__(self) -> None:
         if len(set(self.methods)) < len(self.methods):
-            raise ValueError(f"methods names one twice: {', '.join(self.methods)}")
+            raise ValueError(f"methods: one is named twice: {', '.join(self.methods)}")
         if "steering" in self.methods and self.steering.file is None:
             raise ValueError("methods: steering wants steering.file=FILE, a steering of your own")
         if not STUDY.fullmatch(self.study):
-            raise ValueError(f"study: {self.study!r} is not a plain name of letters, digits, '.', '_' and '-'")
+            raise ValueError(
+                f"study: {self.study!r} is not a plain name of at most 100 letters, digits, '.', '_' and '-', "
+                "nor may it be 'stages'"
+            )

@@ -54,13 +54,13 @@ def verb_help(name: str, verb: "Verb") -> str:
         "Groups: GROUP=CHOICE",
     ]
     for group, choice in chosen.items():
-        others = [option if option != choice else f"({option})" for option in _options(root / "conf" / group)]
+        others = [option if option != choice else f"({option})" for option in choices(root / "conf" / group)]
         lines.append(f"  {group:<12}{', '.join(others)}")
         defaults[group] = _merged(
-            defaults.get(group, {}), yaml.safe_load((root / "conf" / group / f"{choice}.yaml").read_text())
+            defaults.get(group, {}), yaml.safe_load((root / "conf" / group / f"{choice}.yaml").read_text(encoding="utf-8"))
         )
     if verb.sweeps:
-        lines.append(f"  {'+sweeps':<12}{', '.join(_options(root / 'sweeps'))}")
+        lines.append(f"  {'+sweeps':<12}{', '.join(choices(root / 'sweeps'))}")
     lines += ["", "Keys: KEY=VALUE (default)"]
     for key, kind, meaning in _fields(root):
         lines += _entry(key, kind, _value(defaults, key), meaning)
@@ -74,7 +74,8 @@ def _entry(key: str, kind: str, default: str, meaning: str) -> list[str]:
     ]
 
 
-def _options(folder: Path) -> list[str]:
+def choices(folder: Path) -> list[str]:
+    """What can be chosen in a group's folder."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 

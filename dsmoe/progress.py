@@ -40,10 +40,10 @@ class Reporter:
     @contextmanager
     def _bar(self, what: str) -> Iterator[Advance]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
             task = progress.add_task(what, total=None, note="")

@@ -1,4 +1,4 @@
-"""What tests share: one torch thread, tiny random models of every family, records, and outside data where there is some."""
+"""What tests share: one torch thread, tiny random models of every family, records, outside data where there is some."""
 
 import os
 
@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / "shared"
 """Data and golden outputs that do not come with the project."""
 
-WORDS = [*"the of and is in which what to a".split(), *(f"word{number}" for number in range(150))]
+WORDS = ["the", "of", "and", "is", "in", "which", "what", "to", "a", *(f"word{number}" for number in range(150))]
 MARKS = list(".?,:()")
 SIZES = {
     "vocab_size": 3 + len(WORDS) + len(MARKS) + 26 + 1,

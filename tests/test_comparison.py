@@ -92,7 +92,8 @@ def test_a_comparison_on_counts_known_by_hand() -> None:
 def test_verdicts_follow_the_adjusted_p_value_and_the_sign() -> None:
     right, wrong = outcome("dsmoe", "chemistry", [True] * 6), outcome("base", "chemistry", [False] * 6)
     (better,) = compare([wrong, right], seed=0)
-    assert (better.p_adjusted, better.verdict) == (pytest.approx(1 / 32), "better")
+    assert better.p_adjusted == pytest.approx(1 / 32)
+    assert better.verdict == "better"
     (worse,) = compare([replace(wrong, method="dsmoe"), replace(right, method="base")], seed=0)
     assert worse.verdict == "worse"
     # The same counts in a family of two: 1/32 doubled is no evidence any more.
@@ -143,7 +144,7 @@ def test_rows_hold_accuracy_chance_and_the_pool() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 5), st.randoms(use_true_random=False))
 def test_the_order_of_questions_changes_nothing(seed: int, random: Random) -> None:
     ordered = answers(seed=seed)
@@ -151,7 +152,7 @@ def test_the_order_of_questions_changes_nothing(seed: int, random: Random) -> No
     for one in ordered:
         order = list(range(len(one.doc_ids)))
         random.shuffle(order)
-        columns = {
+        columns: dict[str, Any] = {
             name: tuple(getattr(one, name)[index] for index in order) for name in ("doc_ids", "doc_hashes", "correct")
         }
         shuffled.append(replace(one, **columns))

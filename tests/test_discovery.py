@@ -24,7 +24,7 @@ from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
 from dsmoe.domains.records import LETTERS
 from dsmoe.models.routers import find_routers
 
-STOP_WORDS = "a the of and is in which what to".split()
+STOP_WORDS = ["a", "the", "of", "and", "is", "in", "which", "what", "to"]
 RECORDS = random_records(40)
 
 
@@ -213,7 +213,7 @@ def test_a_bypassed_router_is_not_counted_as_if_it_had_chosen(tokenizer: Any) ->
     model = random_model("olmoe")
     block = model.model.layers[1].mlp
     block.forward = lambda hidden: hidden
-    with pytest.raises(RuntimeError, match="layer 1.*bypassed"):
+    with pytest.raises(RuntimeError, match=r"layer 1.*bypassed"):
         discover(model, tokenizer, RECORDS)
 
 

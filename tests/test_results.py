@@ -49,8 +49,8 @@ def results() -> Results:
 
 def document() -> Any:
     """The JSON of `results`, free to be broken."""
-    path_free = {name.name: getattr(results(), name.name) for name in fields(Results)}
-    return json.loads(json.dumps(path_free, default=lambda one: {f.name: getattr(one, f.name) for f in fields(one)}))
+    shallow = {name.name: getattr(results(), name.name) for name in fields(Results)}
+    return json.loads(json.dumps(shallow, default=lambda one: {f.name: getattr(one, f.name) for f in fields(one)}))
 
 
 def test_a_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         (("comparisons", 1, "harm", "margin"), None, "$.comparisons[1].harm.margin: None is not of type 'number'"),
         (("comparisons", 1, "harm"), {}, "$.comparisons[1].harm: 'margin' is a required property"),
         (("config",), [], "$.config: [] is not of type 'object'"),
-        (("cell",), "x\ny" * 500 + "", None),
+        (("cell",), ["x\ny"] * 500, "$.cell: ['x\\ny', 'x\\ny',"),
     ],
 )
 def test_a_fault_is_one_line_with_its_place(
-    tmp_path: Path, keys: tuple[str | int, ...], value: object, words: str | None
+    tmp_path: Path, keys: tuple[str | int, ...], value: object, words: str
 ) -> None:
     broken = document()
     parent = broken
@@ -115,9 +115,6 @@ def test_a_fault_is_one_line_with_its_place(
     parent[keys[-1]] = value
     path = tmp_path / "results.json"
     path.write_text(json.dumps(broken))
-    if words is None:
-        assert Results.read(path).cell == value
-        return
     with pytest.raises(InputError) as error:
         Results.read(path)
     assert str(error.value).startswith(f"{path}: {words}")

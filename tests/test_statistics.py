@@ -99,7 +99,9 @@ def test_bootstrap_is_seeded_and_narrows_with_the_level() -> None:
     assert wide[0] < narrow[0] < 50 / 800 < narrow[1] < wide[1]
 
 
-@pytest.mark.parametrize(("n", "discordant", "alpha"), [(40, 12, 0.05), (40, 3, 0.05), (40, 0, 0.05), (30, 9, 0.05 / 3)])
+@pytest.mark.parametrize(
+    ("n", "discordant", "alpha"), [(40, 12, 0.05), (40, 3, 0.05), (40, 0, 0.05), (30, 9, 0.05 / 3)]
+)
 def test_smallest_visible_effect_has_the_power_summed_by_hand(n: int, discordant: int, alpha: float) -> None:
     effect = smallest_visible_effect(n, discordant, alpha)
     assert exact_power(n, effect, max(effect, discordant / n), alpha) == pytest.approx(0.8, abs=1e-6)
@@ -151,7 +153,9 @@ def test_the_bound_keeps_its_width_without_discordant_pairs() -> None:
     assert non_inferiority(0, 0, 100)[0] == pytest.approx(-(Z95**2) / (100 + Z95**2))
     assert non_inferiority(0, 0, 51)[1] == "undecided"
     assert non_inferiority(0, 0, 52)[1] == "non-inferior"
-    assert non_inferiority(0, 10, 10) == (pytest.approx(-1.0), "harmed")
+    bound, verdict = non_inferiority(0, 10, 10)
+    assert bound == pytest.approx(-1)
+    assert verdict == "harmed"
 
 
 def test_a_loss_may_be_significant_and_non_inferior() -> None:
@@ -162,8 +166,9 @@ def test_a_loss_may_be_significant_and_non_inferior() -> None:
     assert non_inferiority(20, 40, 400, margin=0.1)[1] == "non-inferior"
 
 
-@pytest.mark.parametrize("n", [60, 200])
-@pytest.mark.parametrize("discordance", [0.0501, 0.06, 0.1, 0.3])
+@pytest.mark.parametrize(
+    ("n", "discordance"), [(60, 0.0501), (60, 0.1), (60, 0.3), (200, 0.0501), (200, 0.06), (200, 0.1)]
+)
 def test_a_loss_at_the_margin_is_rarely_called_either_way(n: int, discordance: float) -> None:
     """Error rates summed exactly over every likely (gained, lost)."""
     gain, loss = (discordance - 0.05) / 2, (discordance + 0.05) / 2

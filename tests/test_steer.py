@@ -77,7 +77,7 @@ def test_routers_choose_as_the_published_rule_says(model: PreTrainedModel, stren
         seen = routed(model)
     for router in find_routers(model):
         hidden, (_, weights, chosen) = seen[router.layer]
-        z = hidden.reshape(-1, hidden.shape[-1]).double() @ router.module.weight.double().T
+        z = hidden.reshape(-1, hidden.shape[-1]).double() @ router.module.get_parameter("weight").double().T
         alpha = torch.ones(router.num_experts, dtype=torch.float64)
         alpha[list(steering.experts.get(router.layer, ()))] += strength
         probabilities = z.exp() * alpha / (z.exp() * alpha).sum(dim=1, keepdim=True)
@@ -165,7 +165,7 @@ def test_gradients_flow_through_the_steered_model(model: PreTrainedModel) -> Non
         delta[list(steering.experts.get(router.layer, ()))] = math.log(5)
 
         def forward(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            z = hidden.reshape(-1, hidden.shape[-1]) @ router.module.weight.T + delta
+            z = hidden.reshape(-1, hidden.shape[-1]) @ router.module.get_parameter("weight").T + delta
             weights, chosen = z.softmax(dim=-1).topk(router.top_k)
             if renormalises(model):
                 weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -218,7 +218,7 @@ def test_bf16_logits_are_the_sum_in_bf16(family: str) -> None:
         hidden, (steered, _, _) = seen[router.layer]
         delta = torch.zeros(router.num_experts, dtype=torch.bfloat16)
         delta[list(steering.experts.get(router.layer, ()))] = math.log(5)
-        plain = functional.linear(hidden.reshape(-1, hidden.shape[-1]), router.module.weight)
+        plain = functional.linear(hidden.reshape(-1, hidden.shape[-1]), router.module.get_parameter("weight"))
         assert torch.equal(steered, plain + delta)
 
 
@@ -252,7 +252,7 @@ def test_a_bypassed_router_raises(model: PreTrainedModel) -> None:
 
     def bypass(hidden: torch.Tensor) -> torch.Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])
-        weights, chosen = functional.linear(flat, gate.weight).softmax(dim=-1).topk(2)
+        weights, chosen = functional.linear(flat, gate.get_parameter("weight")).softmax(dim=-1).topk(2)
         return experts(flat, chosen, weights).view_as(hidden)
 
     block.forward = bypass
@@ -293,7 +293,7 @@ def test_a_router_with_two_linear_maps_raises(model: PreTrainedModel) -> None:
     original = router.forward
 
     def doubled(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        functional.linear(hidden, router.weight)
+        functional.linear(hidden, router.get_parameter("weight"))
         return original(hidden)
 
     router.forward = doubled
@@ -305,7 +305,7 @@ def test_an_unknown_family_is_refused_by_name() -> None:
     llama = LlamaForCausalLM(
         LlamaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     )
-    with pytest.raises(InputError, match="'llama'.*mixtral, olmoe"), steer(llama, Steering({0: (0,)}, 1.0)):
+    with pytest.raises(InputError, match=r"'llama'.*mixtral, olmoe"), steer(llama, Steering({0: (0,)}, 1.0)):
         pass
 
 

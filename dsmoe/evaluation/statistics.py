@@ -1,4 +1,4 @@
-"""Paired statistics: is a method right more often than a baseline on the same questions?
+"""Paired statistics: whether a method is right more often than a baseline on the same questions.
 
 Each question is a pair of answers, so a comparison is three counts: `gained` (the method right, the baseline wrong),
 `lost` (the other way round) and n, all questions. Differences and effects are fractions of n, 0.05 being 5 points.

@@ -1,22 +1,39 @@
-"""MMLU-Pro (arXiv 2406.01574): its test questions, from the Hub or from a local file in either field naming."""
+"""MMLU-Pro (arXiv 2406.01574): its test questions, from the Hub, a copy of its repository there, or a file."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from dsmoe.config import DatasetConfig
 from dsmoe.domains.read import read_records, to_records
 from dsmoe.domains.records import Record
+from dsmoe.errors import InputError
 
 HUB = "TIGER-Lab/MMLU-Pro"
 
 
 def load(config: DatasetConfig) -> list[Record]:
     """All test questions of MMLU-Pro, each with its category as the domain."""
-    if config.path is not None:
+    if config.path is not None and not Path(config.path).is_dir():
         records = read_records(config.path)
     else:
-        from datasets import load_dataset
-
-        rows = load_dataset(HUB, split="test", revision=config.revision)
-        records = to_records(((f"{HUB}: row {number}", row) for number, row in enumerate(rows)), HUB)
+        source = config.path or HUB
+        records = to_records(((f"{source}: row {number}", row) for number, row in enumerate(questions(config))), source)
     # MMLU-Pro calls all its questions "test"; which of them are ours to test with, our own splits say.
     return [replace(record, split=None) for record in records]
+
+
+def questions(config: DatasetConfig) -> Iterable[dict[str, Any]]:
+    """The rows of the test split, from the Hub or from the copy at `dataset.path`, with the Hub's own field names.
+
+    Raises InputError in one line where they cannot be had.
+    """
+    from datasets import load_dataset
+
+    source = config.path or HUB
+    try:
+        return load_dataset(source, split="test", revision=config.revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"dataset.path: MMLU-Pro cannot be had from {source}: {reason}") from error

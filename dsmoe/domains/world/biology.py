@@ -20,7 +20,10 @@ def facts() -> list[Fact]:
     }
     codons = unambiguous_rna_by_id[STANDARD_CODE].forward_table
     return [
-        *(Fact("site", name, f"The restriction enzyme {name} cuts at", site) for name, site in sites.items()),
+        *(
+            Fact("site", name, f"The restriction enzyme {name} cuts at", site, (f"{name} recognises the site",))
+            for name, site in sites.items()
+        ),
         *(
             Fact("codon", codon, f"The codon {codon} encodes", protein_letters_1to3[codons[codon]])
             for codon in sorted(codons)

@@ -6,11 +6,9 @@ The questions come from the Hub, or from a local copy of the Hub's repository na
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import load_dataset
-
 from dsmoe.config import BenchmarkConfig, DatasetConfig
 from dsmoe.domains.records import Record
-from dsmoe.domains.sources.mmlu_pro import HUB
+from dsmoe.domains.sources.mmlu_pro import HUB, questions
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
 
@@ -35,14 +33,11 @@ def task(domain: str, records: Sequence[Record], benchmark: BenchmarkConfig, dat
     folder = Path(lm_eval.tasks.__file__).parent / "mmlu_pro"
     if not (folder / f"{name}.yaml").exists():
         raise InputError(f"benchmark.task: lm-eval has no task {name} for domain {domain!r}")
-    source = dataset.path or HUB
-    revision = {"revision": dataset.revision} if dataset.revision else {}
-    questions = load_dataset(source, split="test", **revision)
-    ids = [str(row["question_id"]) for row in questions if row["category"] == domain]
+    ids = [str(row["question_id"]) for row in questions(dataset) if row["category"] == domain]
     overrides = {
         "task": name,
-        "dataset_path": source,
-        "dataset_kwargs": revision,
+        "dataset_path": dataset.path or HUB,
+        "dataset_kwargs": {"revision": dataset.revision} if dataset.revision else {},
         "generation_kwargs": {
             "until": ["Question:"],
             "max_gen_toks": benchmark.max_new_tokens,

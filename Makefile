@@ -1,0 +1,43 @@
+# `make` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-chaos check bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.venv/dsmoe: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	@touch $@
+
+.venv/test: .venv/dsmoe
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+setup: .venv/test ## install dsmoe and what its tests need into .venv
+
+demo: .venv/dsmoe ## the main job on the embedded model: base, SFT and DSMoE on chemistry and five other domains
+	$(BIN)/dsmoe compare
+
+test: setup ## all tests but the slow ones, on two cores
+	$(BIN)/pytest -n 2
+
+test-chaos: setup ## kill a comparison twenty times at random moments; it must end as if undisturbed
+	$(BIN)/pytest -m chaos tests/test_chaos.py
+
+check: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## speed, as ratios taken side by side
+	$(BIN)/python tests/bench.py
+
+clean: ## remove what was built; results stay
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
