@@ -74,7 +74,7 @@ def _outcomes(cell: Cell, samples: Sequence[Sample], steering: Steering | None) 
 
 def _provenance(cell: Cell) -> dict[str, Any]:
     """What made the results, so that another can make them again."""
-    splits = cell.splits
+    splits = cell.inputs.splits
     return {
         "versions": versions(),
         "git_commit": _git_commit(),

@@ -96,8 +96,7 @@ def _line(override: Override) -> str:
 
 
 def _check_choice(override: Override, root: Path) -> None:
-    """Raise InputError for an override without a key, or with a number as a group's choice: Hydra has no error of its
-    own for these."""
+    """Refuse an override without a key, or with a number as a group's choice: Hydra has no error for them."""
     key = override.key_or_group
     if not key:
         raise InputError(f"{_line(override)!r}: is no override; it wants a key, as in KEY=VALUE")

@@ -57,7 +57,8 @@ def verb_help(name: str, verb: "Verb") -> str:
         others = [option if option != choice else f"({option})" for option in choices(root / "conf" / group)]
         lines.append(f"  {group:<12}{', '.join(others)}")
         defaults[group] = _merged(
-            defaults.get(group, {}), yaml.safe_load((root / "conf" / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+            defaults.get(group, {}),
+            yaml.safe_load((root / "conf" / group / f"{choice}.yaml").read_text(encoding="utf-8")),
         )
     if verb.sweeps:
         lines.append(f"  {'+sweeps':<12}{', '.join(choices(root / 'sweeps'))}")

@@ -72,7 +72,7 @@ class Session:
                 profile = discover(
                     model.model,
                     model.tokenizer,
-                    self.cell.discover_records,
+                    self.cell.inputs.discover_records,
                     quantile=discovery.quantile,
                     stop_words=discovery.stop_words,
                     batch_tokens=discovery.batch_tokens,
@@ -108,8 +108,8 @@ class Session:
                 training = fine_tune(
                     model.model,
                     model.tokenizer,
-                    self.cell.train_records,
-                    self.cell.scoring,
+                    self.cell.inputs.train_records,
+                    self.cell.inputs.scoring,
                     self.config.sft,
                     self.config.seed,
                     folder,
@@ -133,10 +133,10 @@ class Session:
     def _steering(self, method: str) -> Steering | None:
         config = self.config.steering
         if method == "steering":
-            return self.cell.own_steering
+            return self.cell.inputs.own_steering
         if method not in ("dsmoe", "random"):
             return None
-        profile = self.cell.own_profile or ExpertProfile.load(self.profile_path())
+        profile = self.cell.inputs.own_profile or ExpertProfile.load(self.profile_path())
         steering = Steering.from_profile(profile, config.num_experts, config.strength, config.mode)
         return steering.random_control(self.config.seed) if method == "random" else steering
 
@@ -159,7 +159,7 @@ class Session:
 
     def samples(self, method: str) -> list[Sample]:
         """Every test question as `method` answered it, target domain first; only what is missing is asked."""
-        stages = {domain: self.cell.evaluate(method, domain) for domain in self.cell.domains}
+        stages = {domain: self.cell.evaluate(method, domain) for domain in self.cell.inputs.domains}
         missing = [d for d, stage in stages.items() if not is_finished(stage.folder(self.cell.results))]
         if missing:
             with self.applied(method) as loaded:
@@ -172,6 +172,6 @@ class Session:
         benchmark = self.config.benchmark
         with self.reporter.work(f"evaluate: {method} on {domain}") as advance:
             samples: Sequence[Sample] = evaluate(
-                loaded, self.cell.task(domain), method, benchmark.metric, benchmark.batch_size, advance
+                loaded, self.cell.inputs.task(domain), method, benchmark.metric, benchmark.batch_size, advance
             )
         write_samples(samples, folder / SAMPLES)

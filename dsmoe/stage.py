@@ -20,6 +20,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from dsmoe.errors import InputError
+
 Log = Callable[[str], None]
 PACKAGES = ("dsmoe", "torch", "transformers", "lm_eval", "peft", "trl", "hydra-core", "numpy")
 
@@ -83,7 +85,12 @@ def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], 
     if is_finished(folder):
         log(f"reuses {folder}")
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is there but not whole: it has no status.json; move it away")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"paths.results: {folder.parent} cannot be made: {error.strerror}") from error
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path)
     try:

@@ -24,7 +24,9 @@ COMMAND = [
 
 
 def start(results: Path) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([*COMMAND, f"paths.results={results}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*COMMAND, f"paths.results={results}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def finish(results: Path) -> None:

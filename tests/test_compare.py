@@ -36,7 +36,9 @@ BRIEF = [
 def run(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str) -> list[Path]:
     """Run a command; the results.json files that it names, in order."""
     assert main([*arguments, f"paths.results={results}"]) == 0
-    return [Path(line.removeprefix("results: ")) for line in capsys.readouterr().out.splitlines() if "results: " in line]
+    return [
+        Path(line.removeprefix("results: ")) for line in capsys.readouterr().out.splitlines() if "results: " in line
+    ]
 
 
 def samples(path: Path) -> list[dict[str, Any]]:
@@ -162,8 +164,11 @@ def test_own_profile_and_own_steering_act_as_those_that_are_discovered(
     (path,) = [p for p in results.glob("default/*/results.json") if Results.read(p).config["steering"]["strength"] == 1]
     discovered = [s["log_likelihoods"] for s in samples(path) if s["method"] == "dsmoe"]
     (profile,) = [
-        p for p in results.glob("stages/score/*/profile.safetensors") if ExpertProfile.load(p).settings["seed"] == 0
-        and ExpertProfile.load(p).rule == "dsmoe" and ExpertProfile.load(p).domain == "chemistry"
+        p
+        for p in results.glob("stages/score/*/profile.safetensors")
+        if ExpertProfile.load(p).settings["seed"] == 0
+        and ExpertProfile.load(p).rule == "dsmoe"
+        and ExpertProfile.load(p).domain == "chemistry"
     ]
     Steering.from_profile(ExpertProfile.load(profile), 4, 1.0).save(tmp_path / "own.json")
     (own,) = run(

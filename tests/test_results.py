@@ -70,6 +70,15 @@ def test_bytes_depend_on_nothing_but_the_results(tmp_path: Path) -> None:
     assert text.endswith(b"}\n")
 
 
+def test_a_file_is_replaced_not_overwritten(tmp_path: Path) -> None:
+    path, open_elsewhere = tmp_path / "results.json", tmp_path / "link"
+    path.write_text("before")
+    os.link(path, open_elsewhere)
+    results().write(path)
+    assert open_elsewhere.read_text() == "before"
+    assert Results.read(path) == results()
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
     path.write_text("before")

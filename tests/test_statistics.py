@@ -122,7 +122,7 @@ def test_smallest_visible_effect_is_one_where_nothing_is_visible() -> None:
     assert smallest_visible_effect(6, 0, alpha=0.03) == 1.0
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(8, 400), st.floats(0, 1), st.floats(0.001, 0.05))
 def test_smallest_visible_effect_grows_with_discordance_and_strictness(n: int, share: float, alpha: float) -> None:
     discordant = int(share * n)

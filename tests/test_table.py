@@ -50,7 +50,7 @@ def results() -> Results:
             wide = {"delta": -0.1234, "ci_low": -0.1432, "ci_high": -0.1051, "p_adjusted": 0.00012}
             harm = Harm(0.05, -0.14, "non-inferior")
             comparisons += [
-                comparison(method, "base", family="primary" if method == "dsmoe" else "secondary"),
+                comparison(method, "base", delta=-0.016, family="primary" if method == "dsmoe" else "secondary"),
                 comparison(method, "base", **pool, **wide, harm=harm, verdict="worse"),
             ]
     comparisons.append(comparison("dsmoe", "sft"))
@@ -58,9 +58,10 @@ def results() -> Results:
 
 
 def terminal(of: Results, width: int = 120) -> str:
-    console = Console(file=io.StringIO(), width=width)
+    file = io.StringIO()
+    console = Console(file=file, width=width)
     console.print(rich_table(of))
-    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+    return file.getvalue()
 
 
 def figures(text: str) -> list[str]:
@@ -72,7 +73,7 @@ def test_a_line_of_the_terminal_is_whole() -> None:
     assert "target: chemistry (n = 250), others: 2 domains (n = 600)" in lines
     dsmoe = next(line for line in lines if line.startswith("dsmoe "))
     assert " ".join(dsmoe.replace("\N{MINUS SIGN}", "-").split()) == (
-        "dsmoe 42.4 ± 3.1 -1.2 [-4.0, +1.5] 0.410 no evidence 35.7 ± 3.1 -12.3 [-14.3, -10.5] non-inferior"
+        "dsmoe 42.4 ± 3.1 -1.6 [-4.0, +1.5] 0.410 no evidence 35.7 ± 3.1 -12.3 [-14.3, -10.5] non-inferior"
     )
     law = next(line for line in lines if line.startswith("law"))
     assert " ".join(law.split()) == "law | order 200 0.0 32.4 33.6 32.4 90.0"

@@ -1,7 +1,7 @@
 """The expert profile: every expert's routing counts and scores for a domain."""
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,18 @@ from safetensors.torch import save_file
 from dsmoe.errors import InputError
 
 SCHEMA = 1
+FACTS = {
+    "layers": list,
+    "rule": str,
+    "domain": str,
+    "model": str,
+    "architecture": str,
+    "num_layers": int,
+    "top_k": int,
+    "report": dict,
+    "settings": dict,
+}
+"""What a profile says beside its tensors, and of which type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +116,15 @@ class ExpertProfile:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read as a safetensors file: {error}") from error
-        facts = json.loads(metadata.get("dsmoe_profile", "{}"))
-        if facts.pop("schema", None) != SCHEMA:
+        try:
+            facts = json.loads(metadata.get("dsmoe_profile", "{}"))
+        except ValueError as error:
+            raise InputError(f"{path}: its metadata dsmoe_profile is not JSON: {error}") from error
+        if not isinstance(facts, dict) or facts.pop("schema", None) != SCHEMA:
             raise InputError(f"{path}: is not an expert profile of schema {SCHEMA}")
         if missing := {"scores", "important", "unimportant"} - set(tensors):
             raise InputError(f"{path}: tensor {min(missing)!r} is missing")
+        _check_facts(facts, path)
         layers = tuple(facts.pop("layers"))
         report = DiscoveryReport(**facts.pop("report"))
         counts = RoutingCounts(tensors["important"], tensors["unimportant"])
@@ -118,3 +134,20 @@ class ExpertProfile:
         if not tensors["scores"].isfinite().all():
             raise InputError(f"{path}: some scores are not finite")
         return cls(tensors["scores"], counts, layers, report=report, **facts)
+
+
+def _check_facts(facts: dict[str, Any], path: str | Path) -> None:
+    """Raise InputError unless a profile's metadata has the fields of a profile, each of its type."""
+    for name, kind in FACTS.items():
+        if not isinstance(facts.get(name), kind):
+            raise InputError(f"{path}: {name} is {facts.get(name)!r}, not {kind.__name__}")
+    if unknown := sorted(set(facts) - set(FACTS)):
+        raise InputError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(sorted(FACTS))}")
+    layers, report = facts["layers"], facts["report"]
+    if not all(isinstance(layer, int) and 0 <= layer < facts["num_layers"] for layer in layers):
+        raise InputError(f"{path}: layers {layers} are not all of 0 to {facts['num_layers'] - 1}")
+    if len(set(layers)) < len(layers):
+        raise InputError(f"{path}: a layer is named twice in {layers}")
+    wanted = {one.name for one in fields(DiscoveryReport)}
+    if set(report) != wanted or not all(isinstance(value, int | float) for value in report.values()):
+        raise InputError(f"{path}: report does not hold one number for each of {', '.join(sorted(wanted))}")

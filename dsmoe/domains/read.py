@@ -19,7 +19,6 @@ from dsmoe.domains.records import LETTERS, MAX_OPTIONS, Record, normalized
 from dsmoe.errors import InputError
 
 ALIASES = {"domain": "category", "id": "question_id", "source": "src"}
-SPLITS = ("discover", "dev", "test")
 SHOWN = 10
 Rows = Iterator[tuple[str, Any]]
 
@@ -65,20 +64,31 @@ def _record(row: Any, source: str, default_domain: str | None) -> Record:
         raise row
     if not isinstance(row, Mapping):
         raise ValueError(f"is {type(row).__name__}, not an object with the fields of a record")
+    if None in row:
+        raise ValueError(f"has {len(row[None])} more cells than the header")
     row = {**{name: row[alias] for name, alias in ALIASES.items() if alias in row}, **row}
     question = _text(row, "question")
     options = _options(row)
-    split = row.get("split")
     return Record(
-        id=str(row["id"]) if row.get("id") not in (None, "") else _content_id(question, options),
+        id=_name(row, "id") or _content_id(question, options),
         domain=default_domain if default_domain and not row.get("domain") else _text(row, "domain"),
         question=question,
         options=options,
         answer=_answer(row, options),
-        source=str(row.get("source") or source),
-        group=normalized(str(row.get("group") or question)),
-        split=split if split in SPLITS else None,
+        source=_name(row, "source") or source,
+        group=normalized(_name(row, "group") or question),
+        split=_name(row, "split") or None,
     )
+
+
+def _name(row: Mapping[str, Any], field: str) -> str:
+    """An optional field that names something: text or a whole number; "" where it is not given."""
+    value = row.get(field)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"field {field!r} is {type(value).__name__}, neither text nor a whole number")
+    return _unicode(str(value).strip(), f"field {field!r}")
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:
@@ -88,7 +98,16 @@ def _text(row: Mapping[str, Any], field: str) -> str:
         raise ValueError(f"field {field!r} is {type(row[field]).__name__}, not text")
     if not row[field].strip():
         raise ValueError(f"field {field!r} is empty")
-    return str(row[field])
+    return _unicode(row[field], f"field {field!r}")
+
+
+def _unicode(text: str, what: str) -> str:
+    """`text`, unless it holds half a character, as escapes in JSON can, which no file could."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} has half a character, {text[error.start]!a}") from None
+    return text
 
 
 def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -106,6 +125,7 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     for number, option in enumerate(options):
         if not isinstance(option, str) or not option.strip():
             raise ValueError(f"option {number} is {option!r}, not a text")
+        _unicode(option, f"option {number}")
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise ValueError(f"has {len(options)} options; allowed are 2 to {MAX_OPTIONS}")
     return tuple(options)
@@ -162,6 +182,8 @@ def _parsed(line: bytes) -> Any:
         return ValueError(f"is not UTF-8 at byte {error.start} of the line")
     except json.JSONDecodeError as error:
         return ValueError(f"is not JSON: {error.msg} at column {error.colno}")
+    except (ValueError, RecursionError) as error:
+        return ValueError(f"is not JSON that can be read: {error}")
 
 
 def _json(path: Path, content: bytes) -> Rows:
@@ -171,6 +193,8 @@ def _json(path: Path, content: bytes) -> Rows:
         raise InputError(f"{path}: is not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: is not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON that can be read: {error}") from error
     if not isinstance(rows, list):
         raise InputError(f"{path}: is {type(rows).__name__}, not a list of records")
     return ((f"{path}: record {number}", row) for number, row in enumerate(rows))

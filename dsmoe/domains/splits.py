@@ -9,6 +9,7 @@ from dsmoe.config import SplitsConfig
 from dsmoe.domains.records import Record, normalized
 from dsmoe.errors import InputError
 
+NAMES = ("discover", "dev", "test")
 SHOWN = 10
 
 
@@ -40,6 +41,10 @@ def split_records(records: Sequence[Record], config: SplitsConfig) -> Splits:
     if prescribed and len(prescribed) < len(records):
         bare = next(record for record in records if not record.split)
         raise InputError(f"{bare.source}: record {bare.id!r} names no split (discover, dev or test) where others do")
+    if odd := [record for record in prescribed if record.split not in NAMES]:
+        raise InputError(
+            f"{odd[0].source}: record {odd[0].id!r} is of split {odd[0].split!r}; allowed are {', '.join(NAMES)}"
+        )
     chosen = {record.id: record.split or "" for record in prescribed} or _by_quota(records, config)
     ordered = sorted(records, key=lambda record: (_stable_hash(record.group), record.id))
     _refuse_leaks(ordered, chosen)

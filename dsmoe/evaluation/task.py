@@ -17,7 +17,8 @@ class Task:
 
     `name` is lm-eval's, `label` ours, another one for every domain. `config` is an lm-eval task or group as a
     mapping, `folder` where the YAML files lie that it names. `documents` are the indices of the documents to run (None
-    for all), `id_field` is the field of a document that names our record.
+    for all), `id_field` is the field of a document that names our record. `examples` is a hash of whatever
+    else the model is shown.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Task:
     id_field: str = "id"
     folder: Path | None = None
     documents: list[int] | None = None
+    examples: str = ""
 
 
 def choice_task(domain: str, records: Sequence[Record], scoring: Scoring) -> Task:

@@ -1,7 +1,10 @@
 """Loading a model and its tokenizer, to be run, never trained as a whole."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,9 +45,20 @@ def router_shape(config: ModelConfig) -> RouterShape:
     if config.pretrain:
         layers = range(config.pretrain.num_layers)
         return RouterShape("qwen3_moe", len(layers), dict.fromkeys(layers, config.pretrain.num_experts))
+    if checkpoint.is_local(config):
+        path = config.path or ""
+        checkpoint.check_folder(Path(path))
+        return _shape_of_folder(path, checkpoint.content_of(Path(path)), config.trust_remote_code)
     shape = checkpoint.model_config(config)
     with torch.device("meta"):
         return shape_of(AutoModelForCausalLM.from_config(shape, trust_remote_code=config.trust_remote_code))
+
+
+@lru_cache
+def _shape_of_folder(path: str, content: str, trust_remote_code: bool) -> RouterShape:
+    """The shape of a whole checkpoint's routing. Its weights are matched to its config, but stay on disk."""
+    model, _ = _from_pretrained(path, trust_remote_code=trust_remote_code, device_map="meta")
+    return shape_of(model)
 
 
 @lru_cache(maxsize=1)
@@ -54,33 +68,59 @@ def load_model(path: str, config: ModelConfig) -> LoadedModel:
     Raises InputError for a checkpoint that lacks weights, or whose weights do not fit its config: transformers would
     go on with random ones.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     torch.set_num_threads(threads_of(config))
     device = device_of(config)
-    common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    model, tokenizer = _from_pretrained(
+        path,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        dtype=getattr(torch, config.dtype),
+        device_map="auto" if device == "cuda" else None,
+        attn_implementation=config.attn_implementation,
+        experts_implementation=config.experts_implementation,
+    )
+    return LoadedModel(model.eval(), tokenizer)
+
+
+def _from_pretrained(path: str, **settings: Any) -> tuple["PreTrainedModel", Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    common = {key: settings[key] for key in ("revision", "trust_remote_code") if key in settings}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **common)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            **common,
-            dtype=getattr(torch, config.dtype),
-            device_map="auto" if device == "cuda" else None,
-            attn_implementation=config.attn_implementation,
-            experts_implementation=config.experts_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"model.path: {path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, **common)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, **settings, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+    except Exception as error:  # Broken checkpoints end in errors of every kind; tokenizers raises bare Exceptions.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if "automatic conversion of the weights" in reason:
+            reason = "weights that belong together, such as those of a layer's experts, are missing or do not fit"
+        raise InputError(f"model.path: {path} cannot be loaded: {reason}") from error
     model, loading = loaded
     for fault, names in (
         ("lacks", loading["missing_keys"]),
-        ("has weights of another shape for", loading["mismatched_keys"]),
+        ("has weights of another shape for", [key for key, *_ in loading["mismatched_keys"]]),
     ):
         if names:
             raise InputError(
                 f"model.path: {path} {fault} {len(names)} of the model's weights, such as {sorted(names)[0]}"
             )
     check_family(model.config.model_type, f"model.path: {path}")
-    return LoadedModel(model.eval(), tokenizer)
+    return model, tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and its own report of a load: what is wrong with a checkpoint, we say."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -45,6 +45,11 @@ class Steering:
             raise InputError(f"steering: strength {self.strength!r} is not a number")
         if not (math.isfinite(self.strength) and self.strength > -1):
             raise InputError(f"steering: strength {self.strength} is not a finite number above -1 (α = 1 + strength)")
+        for name, kind in (("model", str), ("architecture", str), ("num_layers", int), ("num_experts", int)):
+            if not isinstance(value := getattr(self, name), kind | None) or isinstance(value, bool):
+                raise InputError(f"steering: {name} {value!r} is not {kind.__name__}")
+        if not isinstance(self.origin, Mapping):
+            raise InputError(f"steering: origin {self.origin!r} is not a map")
         experts = {_index(layer, "layer"): self._checked(layer, chosen) for layer, chosen in self.experts.items()}
         if not any(experts.values()):
             raise InputError("steering: no experts are named")
@@ -165,7 +170,10 @@ class Steering:
         if not isinstance(content["experts"], dict):
             raise InputError(f"{path}: experts is not a map from layers to lists of experts")
         try:
-            experts = {_index(layer, "layer"): chosen for layer, chosen in content.pop("experts").items()}
+            named = content.pop("experts")
+            experts = {_index(layer, "layer"): chosen for layer, chosen in named.items()}
+            if len(experts) < len(named):
+                raise InputError(f"steering: a layer is named twice in {', '.join(named)}")
             del content["schema"]
             return cls(experts, **content)
         except InputError as error:

@@ -24,8 +24,8 @@ def load(config: DatasetConfig) -> list[Record]:
     return [replace(record, split=None) for record in records]
 
 
-def questions(config: DatasetConfig) -> Iterable[dict[str, Any]]:
-    """The rows of the test split, from the Hub or from the copy at `dataset.path`, with the Hub's own field names.
+def questions(config: DatasetConfig, split: str = "test") -> Iterable[dict[str, Any]]:
+    """The rows of MMLU-Pro's own split `test` or `validation`, from the Hub or from the copy at `dataset.path`, with the Hub's own field names.
 
     Raises InputError in one line where they cannot be had.
     """
@@ -33,7 +33,7 @@ def questions(config: DatasetConfig) -> Iterable[dict[str, Any]]:
 
     source = config.path or HUB
     try:
-        return load_dataset(source, split="test", revision=config.revision)
+        return load_dataset(source, split=split, revision=config.revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"dataset.path: MMLU-Pro cannot be had from {source}: {reason}") from error

@@ -9,9 +9,10 @@ def facts() -> list[Fact]:
     """Symbol, atomic number and atomic mass of every element."""
     known = []
     for number, element in sorted((element.number, element) for element in periodictable.elements if element.number):
+        name, mass = element.name, round(element.mass)
         known += [
-            Fact("symbol", element.name, f"The chemical symbol of {element.name} is", element.symbol),
-            Fact("number", element.name, f"The atomic number of {element.name} is", str(number)),
-            Fact("mass", element.name, f"The atomic mass of {element.name} is about", str(round(element.mass))),
+            Fact("symbol", name, f"The chemical symbol of {name} is", element.symbol),
+            Fact("number", name, f"The atomic number of {name} is", str(number), (f"The protons of {name} number",)),
+            Fact("mass", name, f"The atomic mass of {name} is about", str(mass), (f"The molar mass of {name} is",)),
         ]
     return known

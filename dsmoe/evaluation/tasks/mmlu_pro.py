@@ -11,6 +11,7 @@ from dsmoe.domains.records import Record
 from dsmoe.domains.sources.mmlu_pro import HUB, questions
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
+from dsmoe.stage import stable_hash
 
 METRICS = ("exact_match",)
 
@@ -55,4 +56,5 @@ def task(domain: str, records: Sequence[Record], benchmark: BenchmarkConfig, dat
         id_field="question_id",
         folder=folder,
         documents=sorted(ids.index(record.id) for record in records),
+        examples=stable_hash([row for row in questions(dataset, "validation") if row["category"] == domain]),
     )
