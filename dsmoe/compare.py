@@ -28,13 +28,15 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         samples: list[Sample] = []
         outcomes: list[Outcome] = []
         for method in cell.config.methods:
-            answered = session.samples(method)
+            answered, steering = session.samples(method), session.steering(method)
             samples += answered
-            outcomes += _outcomes(cell, answered, session.steering(method))
+            outcomes += _outcomes(cell, answered, steering)
+            if steering is not None:
+                steering.save(folder / f"steering-{method}.json")
         results = Results(
             cell=cell.id,
             config=cell.content,
-            provenance=_provenance(cell),
+            provenance=_provenance(cell, session),
             rows=tuple(rows(outcomes)),
             comparisons=tuple(compare(outcomes, cell.config.seed)),
         )
@@ -72,9 +74,9 @@ def _outcomes(cell: Cell, samples: Sequence[Sample], steering: Steering | None) 
     return outcomes
 
 
-def _provenance(cell: Cell) -> dict[str, Any]:
-    """What made the results, so that another can make them again."""
-    splits = cell.inputs.splits
+def _provenance(cell: Cell, session: Session) -> dict[str, Any]:
+    """What made the results, so that another can make them again, and what discovery and fine-tuning saw."""
+    splits, methods = cell.inputs.splits, set(cell.config.methods)
     return {
         "versions": versions(),
         "git_commit": _git_commit(),
@@ -83,6 +85,8 @@ def _provenance(cell: Cell) -> dict[str, Any]:
         "seeds": {"config": cell.config.seed},
         "data": {split: content_hash(getattr(splits, split)) for split in ("discover", "dev", "test")},
         "questions": {split: len(getattr(splits, split)) for split in ("discover", "dev", "test")},
+        "discovery": session.profile.report.to_json() if {"dsmoe", "random"} & methods else None,
+        "fine_tuning": session.training() if "sft" in methods else None,
         "stages": sorted(str(stage.folder(Path("."))) for stage in cell.stages),
     }
 

@@ -91,11 +91,9 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 def _value(defaults: Any, key: str) -> str:
     for part in key.split("."):
         defaults = defaults[part]
-    return (
-        {None: "null", True: "true", False: "false"}.get(defaults, str(defaults))
-        if not isinstance(defaults, list)
-        else (f"[{','.join(map(str, defaults))}]")
-    )
+    if isinstance(defaults, list):
+        return f"[{','.join(map(str, defaults))}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(defaults), str(defaults))
 
 
 def _fields(root: Path) -> Iterator[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from dsmoe import plugins
 from dsmoe.cell import Cell
@@ -33,10 +34,13 @@ class Session:
         self.cell = cell
         self.config = cell.config
         self.reporter = reporter
+        self._folders: dict[str, Path] = {}
         self._steerings: dict[str, Steering | None] = {}
 
     def _run(self, stage: Stage, make: Callable[[Path], None]) -> Path:
-        return stage.run(self.cell.results, make, self.reporter.say)
+        if stage.hash not in self._folders:
+            self._folders[stage.hash] = stage.run(self.cell.results, make, self.reporter.say)
+        return self._folders[stage.hash]
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -92,9 +96,14 @@ class Session:
             rule = self.config.discovery.rule
             profile = ExpertProfile.load(self.discovered())
             scores = plugins.load(RULES, rule, "discovery.rule").score(profile.counts, self.config.seed)
-            profile.rescored(rule, scores).save(folder / PROFILE)
+            profile.rescored(rule, scores, self.config.seed).save(folder / PROFILE)
 
         return self._run(self.cell.score, make) / PROFILE
+
+    @cached_property
+    def profile(self) -> ExpertProfile:
+        """The expert profile that methods `dsmoe` and `random` steer by."""
+        return ExpertProfile.load(self.profile_path())
 
     def adapter(self) -> Path:
         """The SFT baseline's adapter, or the user's own."""
@@ -124,6 +133,13 @@ class Session:
 
         return self._run(self.cell.fine_tune, make)
 
+    def training(self) -> dict[str, Any] | None:
+        """What fine-tuning did, None where the user brought an adapter."""
+        if self.cell.inputs.own_adapter is not None:
+            return None
+        training: dict[str, Any] = json.loads((self.adapter() / TRAINING).read_text(encoding="utf-8"))
+        return training
+
     def steering(self, method: str) -> Steering | None:
         """What `method` steers, None if it does not."""
         if method not in self._steerings:
@@ -136,8 +152,7 @@ class Session:
             return self.cell.inputs.own_steering
         if method not in ("dsmoe", "random"):
             return None
-        profile = self.cell.inputs.own_profile or ExpertProfile.load(self.profile_path())
-        steering = Steering.from_profile(profile, config.num_experts, config.strength, config.mode)
+        steering = Steering.from_profile(self.profile, config.num_experts, config.strength, config.mode)
         return steering.random_control(self.config.seed) if method == "random" else steering
 
     @contextmanager

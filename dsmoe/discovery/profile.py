@@ -62,6 +62,10 @@ class DiscoveryReport:
         """|S| / (|S| + |C|)."""
         return self.important_tokens / self.tokens
 
+    def to_json(self) -> dict[str, float]:
+        """All of it, the share too."""
+        return {**asdict(self), "important_share": self.important_share}
+
 
 @dataclass(frozen=True, eq=False)
 class ExpertProfile:
@@ -82,9 +86,9 @@ class ExpertProfile:
     report: DiscoveryReport
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def rescored(self, rule: str, scores: torch.Tensor) -> "ExpertProfile":
-        """The same counts under another rule's scores."""
-        return replace(self, rule=rule, scores=scores)
+    def rescored(self, rule: str, scores: torch.Tensor, seed: int) -> "ExpertProfile":
+        """The same counts under another rule's scores, drawn with `seed` if the rule draws."""
+        return replace(self, rule=rule, scores=scores, settings={**self.settings, "seed": seed})
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; what is not a tensor stands in its metadata as JSON."""

@@ -17,8 +17,8 @@ class Task:
 
     `name` is lm-eval's, `label` ours, another one for every domain. `config` is an lm-eval task or group as a
     mapping, `folder` where the YAML files lie that it names. `documents` are the indices of the documents to run (None
-    for all), `id_field` is the field of a document that names our record. `examples` is a hash of whatever
-    else the model is shown.
+    for all), `id_field` is the field of a document that names our record. `examples` is a hash of whatever else
+    the model is shown.
     """
 
     name: str

@@ -19,15 +19,16 @@ def load(config: DatasetConfig) -> list[Record]:
         records = read_records(config.path)
     else:
         source = config.path or HUB
-        records = to_records(((f"{source}: row {number}", row) for number, row in enumerate(questions(config))), source)
+        rows = enumerate(questions(config))
+        records = to_records(((f"{source}: row {number}", row) for number, row in rows), source)
     # MMLU-Pro calls all its questions "test"; which of them are ours to test with, our own splits say.
     return [replace(record, split=None) for record in records]
 
 
 def questions(config: DatasetConfig, split: str = "test") -> Iterable[dict[str, Any]]:
-    """The rows of MMLU-Pro's own split `test` or `validation`, from the Hub or from the copy at `dataset.path`, with the Hub's own field names.
+    """The rows of MMLU-Pro's own split `test` or `validation`, from the Hub or from the copy at `dataset.path`.
 
-    Raises InputError in one line where they cannot be had.
+    They have the Hub's field names. Raises InputError in one line where they cannot be had.
     """
     from datasets import load_dataset
 

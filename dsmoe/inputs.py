@@ -1,0 +1,131 @@
+"""What a config names: its data set, its tasks, the files that the user brings; looked up and checked.
+
+Nothing here writes, and no weights are loaded.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from dsmoe import plugins
+from dsmoe.baselines.adapter import check_adapter
+from dsmoe.config import Config
+from dsmoe.discovery.discover import RULES
+from dsmoe.discovery.profile import ExpertProfile
+from dsmoe.domains.prompts import Scoring
+from dsmoe.domains.records import Record
+from dsmoe.domains.splits import Splits, split_records
+from dsmoe.errors import InputError
+from dsmoe.evaluation.task import Task
+from dsmoe.models.checkpoint import model_config
+from dsmoe.models.load import router_shape
+from dsmoe.steering.steering import Steering, expert_count
+
+SOURCES = "dsmoe.domains.sources"
+TASKS = "dsmoe.evaluation.tasks"
+
+
+class Inputs:
+    """The inputs of one config. Raises InputError, on making, for whatever in it, or in its files, cannot be run."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._check_names()
+        self._check_domains()
+        self._check_model()
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data set's records, split."""
+        source = plugins.load(SOURCES, self.config.dataset.source, "dataset.source")
+        return split_records(source.load(self.config.dataset), self.config.dataset.splits)
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """The target domain, then the non-target ones."""
+        others = self.config.benchmark.non_target
+        if others is None:
+            others = tuple(domain for domain in self.splits.domains if domain != self.config.domain)
+        return (self.config.domain, *others)
+
+    @property
+    def discover_records(self) -> Sequence[Record]:
+        """What experts are discovered on."""
+        return self.splits.of("discover", self.config.domain, self.config.discovery.limit)
+
+    @property
+    def train_records(self) -> Sequence[Record]:
+        """What the SFT baseline learns from."""
+        return self.splits.of("discover", self.config.domain, self.config.sft.train_size)
+
+    def test_records(self, domain: str) -> Sequence[Record]:
+        """What methods are compared on."""
+        return self.splits.of("test", domain, self.config.benchmark.limit)
+
+    def task(self, domain: str) -> Task:
+        """The domain's test questions as lm-eval wants them."""
+        kind = plugins.load(TASKS, self.config.benchmark.task, "benchmark.task")
+        task: Task = kind.task(domain, self.test_records(domain), self.config.benchmark, self.config.dataset)
+        return task
+
+    @property
+    def scoring(self) -> Scoring:
+        """The form in which the SFT baseline sees its questions: that of the benchmark."""
+        return "option_text" if self.config.benchmark.task == "option_text" else "letter"
+
+    @cached_property
+    def own_profile(self) -> ExpertProfile | None:
+        """The expert profile that the user brings in place of discovery."""
+        path = self.config.discovery.profile
+        return None if path is None else ExpertProfile.load(path)
+
+    @cached_property
+    def own_steering(self) -> Steering | None:
+        """The steering that the user brings, for method `steering`."""
+        path = self.config.steering.file
+        return None if path is None else Steering.load(path)
+
+    @property
+    def own_adapter(self) -> Path | None:
+        """The adapter that the user brings in place of fine-tuning."""
+        path = self.config.sft.adapter
+        return None if path is None else Path(path)
+
+    def _check_names(self) -> None:
+        plugins.load(RULES, self.config.discovery.rule, "discovery.rule")
+        benchmark = self.config.benchmark
+        metrics = plugins.load(TASKS, benchmark.task, "benchmark.task").METRICS
+        if benchmark.metric not in metrics:
+            raise InputError(
+                f"benchmark.metric: {benchmark.metric!r} is none of {benchmark.task}'s: {', '.join(metrics)}"
+            )
+
+    def _check_domains(self) -> None:
+        target, methods = self.config.domain, set(self.config.methods)
+        for key, domain in (("domain", target), *(("benchmark.non_target", d) for d in self.domains[1:])):
+            if domain not in self.splits.domains:
+                near = plugins.did_you_mean(domain, self.splits.domains)
+                raise InputError(f"{key}: {domain!r} is not one of {', '.join(self.splits.domains)}{near}")
+            if not self.test_records(domain):
+                raise InputError(f"{key}: {domain!r} has no test questions")
+        if len(set(self.domains)) < len(self.domains):
+            twice = ", ".join(self.domains)
+            raise InputError(f"benchmark.non_target: a domain is named twice, or is the target: {twice}")
+        discovers = bool({"dsmoe", "random"} & methods) and self.own_profile is None
+        trains = "sft" in methods and self.own_adapter is None
+        if (discovers or trains) and not self.discover_records:
+            raise InputError(f"domain: {target!r} has no questions in the discover split")
+
+    def _check_model(self) -> None:
+        shape = router_shape(self.config.model)
+        expert_count(self.config.steering.num_experts, sum(shape.num_experts.values()))
+        if self.own_steering is not None:
+            self.own_steering.check_fit(shape)
+        if self.own_profile is not None:
+            Steering.from_profile(self.own_profile, self.config.steering.num_experts, 0).check_fit(shape)
+        if self.own_adapter is not None:
+            check_adapter(self.own_adapter)
+            if self.config.model.path is not None:
+                from dsmoe.baselines.lora import check_fit
+
+                check_fit(self.own_adapter, model_config(self.config.model))
