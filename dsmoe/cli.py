@@ -6,46 +6,14 @@ Nothing heavy is imported before a verb runs, so that help is at hand at once.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from dsmoe.errors import InputError
+from dsmoe.help import VERBS, program_help, verb_help
+from dsmoe.plugins import did_you_mean
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-
-
-@dataclass(frozen=True)
-class Verb:
-    """What a verb does, its own defaults as overrides, and the function that does it, as `module:function`."""
-
-    help: str
-    example: str
-    run: str
-    overrides: tuple[str, ...] = ()
-    sweeps: bool = False
-
-
-VERBS = {
-    "compare": Verb(
-        "the main job: discover, steer, fine-tune, evaluate every method, write results and the table; -m sweeps",
-        "dsmoe compare domain=chemistry steering.strength=4",
-        "dsmoe.verbs:compare",
-        sweeps=True,
-    ),
-    "discover": Verb(
-        "write an expert profile: every expert's scores for a domain",
-        "dsmoe discover domain=biology discovery=frequency",
-        "dsmoe.verbs:discover",
-        overrides=("methods=[dsmoe]",),
-    ),
-    "evaluate": Verb(
-        "one method on the benchmark",
-        "dsmoe evaluate methods=[base] domain=biology",
-        "dsmoe.verbs:evaluate",
-        overrides=("methods=[base]",),
-    ),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,21 +38,15 @@ def _run(given: list[str]) -> int:
     flags = {argument for argument in given if argument.startswith("-")}
     words = [argument for argument in given if argument not in flags]
     if not words or (not flags.isdisjoint({"-h", "--help"}) and words[0] not in VERBS):
-        from dsmoe.help import program_help
-
         if unknown := sorted(flags - {"-h", "--help"}):
             raise InputError(f"{unknown[0]}: dsmoe takes a verb ({', '.join(VERBS)}) or --help")
-        print(program_help(VERBS))
+        print(program_help())
         return 0
     name, *overrides = words
     if name not in VERBS:
-        from dsmoe.plugins import did_you_mean
-
         raise InputError(f"{name!r} is not one of the verbs {', '.join(VERBS)}{did_you_mean(name, list(VERBS))}")
     verb = VERBS[name]
     if not flags.isdisjoint({"-h", "--help"}):
-        from dsmoe.help import verb_help
-
         print(verb_help(name, verb))
         return 0
     allowed = {"-m", "--multirun"} if verb.sweeps else set()

@@ -21,9 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from dsmoe.config import Config
+from dsmoe.config import Config, choices, config_root
 from dsmoe.errors import InputError
-from dsmoe.help import choices, config_root
 from dsmoe.plugins import did_you_mean
 
 SCHEMA = TypeAdapter(Config)

@@ -1,4 +1,4 @@
-"""The schema: what a run is, as frozen dataclasses.
+"""The schema: what a run is, as frozen dataclasses; and where the YAML lies that fills it.
 
 YAML in `conf/` composes it, `dsmoe.compose` validates it, and everything past the command line sees only these. The
 line under a field is its help text in `dsmoe VERB --help`.
@@ -7,6 +7,7 @@ line under a field is its help text in `dsmoe VERB --help`.
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Interval, MinLen
@@ -208,3 +209,14 @@ class Config:
                 f"study: {self.study!r} is not a plain name of at most 100 letters, digits, '.', '_' and '-', "
                 "nor may it be 'stages'"
             )
+
+
+def config_root() -> Path:
+    """The folder that holds `conf/` and `sweeps/`: the package itself in a wheel, its parent in a checkout."""
+    package = Path(__file__).parent
+    return package if (package / "conf").is_dir() else package.parent
+
+
+def choices(folder: Path) -> list[str]:
+    """What can be chosen in a group's folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))

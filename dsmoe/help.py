@@ -1,39 +1,66 @@
-"""Help texts, made from the schema and the files of `conf/` without importing Hydra."""
+"""The verbs, and the help on them, made from the schema and the files of `conf/` without importing Hydra."""
 
 import ast
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-if TYPE_CHECKING:
-    from dsmoe.cli import Verb
-
-PACKAGE = Path(__file__).parent
+from dsmoe import config
+from dsmoe.config import choices, config_root
 
 
-def config_root() -> Path:
-    """The folder that holds `conf/` and `sweeps/`: the package itself in a wheel, its parent in a checkout."""
-    return PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+@dataclass(frozen=True)
+class Verb:
+    """What a verb does, its own defaults as overrides, and the function that does it, as `module:function`."""
+
+    help: str
+    example: str
+    run: str
+    overrides: tuple[str, ...] = ()
+    sweeps: bool = False
 
 
-def program_help(verbs: "Mapping[str, Verb]") -> str:
+VERBS = {
+    "compare": Verb(
+        "the main job: discover, steer, fine-tune, evaluate every method, write results and the table; -m sweeps",
+        "dsmoe compare domain=chemistry steering.strength=4",
+        "dsmoe.verbs:compare",
+        sweeps=True,
+    ),
+    "discover": Verb(
+        "write an expert profile: every expert's scores for a domain",
+        "dsmoe discover domain=biology discovery=frequency",
+        "dsmoe.verbs:discover",
+        overrides=("methods=[dsmoe]",),
+    ),
+    "evaluate": Verb(
+        "one method on the benchmark",
+        "dsmoe evaluate methods=[base] domain=biology",
+        "dsmoe.verbs:evaluate",
+        overrides=("methods=[base]",),
+    ),
+}
+
+
+def program_help() -> str:
     """What `dsmoe --help` prints."""
     lines = [
         "dsmoe VERB [KEY=VALUE …]",
         "",
         "Do domain-specific experts exist in a Mixture-of-Experts model, and does steering toward them help?",
         "",
-        *(f"  {name:<10}{verb.help}" for name, verb in verbs.items()),
+        *(f"  {name:<10}{verb.help}" for name, verb in VERBS.items()),
         "",
         "dsmoe VERB --help lists what can be set. Bad input ends with status 2 and one line; nothing is written then.",
     ]
     return "\n".join(lines)
 
 
-def verb_help(name: str, verb: "Verb") -> str:
+def verb_help(name: str, verb: Verb) -> str:
     """What `dsmoe VERB --help` prints: groups with their choices, then every key with its type, default and meaning."""
     root = config_root()
     defaults = yaml.safe_load((root / "conf" / "config.yaml").read_text(encoding="utf-8"))
@@ -63,7 +90,7 @@ def verb_help(name: str, verb: "Verb") -> str:
     if verb.sweeps:
         lines.append(f"  {'+sweeps':<12}{', '.join(choices(root / 'sweeps'))}")
     lines += ["", "Keys: KEY=VALUE (default)"]
-    for key, kind, meaning in _fields(root):
+    for key, kind, meaning in _fields():
         lines += _entry(key, kind, _value(defaults, key), meaning)
     return "\n".join(lines)
 
@@ -73,11 +100,6 @@ def _entry(key: str, kind: str, default: str, meaning: str) -> list[str]:
         f"  {key}={default}",
         *textwrap.wrap(f"{meaning} [{kind}]", 112, initial_indent="      ", subsequent_indent="      "),
     ]
-
-
-def choices(folder: Path) -> list[str]:
-    """What can be chosen in a group's folder."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,9 +118,9 @@ def _value(defaults: Any, key: str) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(defaults), str(defaults))
 
 
-def _fields(root: Path) -> Iterator[tuple[str, str, str]]:
+def _fields() -> Iterator[tuple[str, str, str]]:
     """(key, type, meaning) of every field of the schema: the text under a field is its meaning."""
-    tree = ast.parse((PACKAGE / "config.py").read_text(encoding="utf-8"))
+    tree = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
     def walk(name: str, prefix: str) -> Iterator[tuple[str, str, str]]:

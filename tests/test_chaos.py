@@ -18,7 +18,7 @@ pytestmark = pytest.mark.chaos
 KILLS = 20
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 COMMAND = [
-    sys.executable, "-m", "dsmoe", "compare", "domain=chemistry", "benchmark.non_target=[biology]", 
+    sys.executable, "-m", "dsmoe", "compare", "domain=chemistry", "benchmark.non_target=[biology]",
     "benchmark.limit=40", "model.pretrain.steps=30", "sft.epochs=4", "steering.num_experts=8",
 ]  # fmt: skip
 

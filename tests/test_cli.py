@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dsmoe.cli import VERBS
-from dsmoe.help import config_root
+from dsmoe.config import config_root
+from dsmoe.help import VERBS
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "lm_eval", "wandb", "hydra", "datasets", "numpy"}
@@ -134,7 +134,9 @@ def test_the_wheel_holds_all_that_is_not_python(installed: Path) -> None:
     (wheel,) = installed.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     root = config_root()
-    configs = {path.relative_to(root).as_posix() for part in ("conf", "sweeps") for path in (root / part).rglob("*.yaml")}
+    configs = {
+        path.relative_to(root).as_posix() for part in ("conf", "sweeps") for path in (root / part).rglob("*.yaml")
+    }
     assert len(configs) > 15
     assert {f"dsmoe/{path}" for path in configs} <= inside
     files = (path for path in (REPOSITORY / "dsmoe").rglob("*") if path.is_file() and "__pycache__" not in path.parts)

@@ -10,10 +10,9 @@ import pytest
 import yaml
 
 from dsmoe import InputError
-from dsmoe.cli import VERBS
 from dsmoe.compose import compose_cells, known_keys
-from dsmoe.config import Config, ModelConfig, PretrainConfig
-from dsmoe.help import config_root, verb_help
+from dsmoe.config import Config, ModelConfig, PretrainConfig, config_root
+from dsmoe.help import VERBS, verb_help
 
 ROOT = config_root()
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "hydra")

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as arrow
 import pytest
+from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from dsmoe import InputError, Record, read_records
-from conftest import SHARED
 
 Row = dict[str, Any]
 
@@ -218,8 +218,11 @@ def test_26_options_are_allowed(tmp_path: Path) -> None:
 
 def test_wrong_encoding(tmp_path: Path) -> None:
     latin = '{"question": "café"}\n'.encode("latin-1")
-    assert refusal(written(tmp_path, GOOD.encode() + latin)) == f"{tmp_path}/records.jsonl:2: is not UTF-8 at byte 17 of the line"
-    table = "domain,question,options,answer\nd,q,\"[\"\"x\"\",\"\"y\"\"]\",A\nd,café,,\n".encode("latin-1")
+    assert (
+        refusal(written(tmp_path, GOOD.encode() + latin))
+        == f"{tmp_path}/records.jsonl:2: is not UTF-8 at byte 17 of the line"
+    )
+    table = 'domain,question,options,answer\nd,q,"[""x"",""y""]",A\nd,café,,\n'.encode("latin-1")
     assert "r.csv:3: is not UTF-8" in refusal(written(tmp_path, table, "r.csv"))
     assert "is not UTF-8 at byte" in refusal(written(tmp_path, b"[" + latin, "r.json"))
 
@@ -252,7 +255,11 @@ def test_all_errors_are_counted_and_ten_shown(tmp_path: Path) -> None:
         ("r.json", b"[" * 100_000, "is not JSON that can be read"),
         ("r.json", b"[{}]", "record 0: field 'question' is missing"),
         ("r.csv", b'domain,question,options,answer\nd,"q,[],A\n', "is not CSV"),
-        ("r.csv", b"domain,question,options,answer\nd,q, with a comma,[],A\n", "r.csv:2: has 1 more cells than the header"),
+        (
+            "r.csv",
+            b"domain,question,options,answer\nd,q, with a comma,[],A\n",
+            "r.csv:2: has 1 more cells than the header",
+        ),
         ("r.csv", b"domain,question\nd,q\n", "r.csv:2: field 'options' is missing"),
         ("r.parquet", b"PAR1 no", "is not Parquet"),
         ("r.parquet", b"", "is not Parquet"),
@@ -299,7 +306,9 @@ def test_a_record_is_frozen() -> None:
         EXPECTED[0].answer = 0  # type: ignore[misc]
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda text: text.strip() != "")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda text: text.strip() != ""
+)
 
 
 @st.composite

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from dsmoe import InputError
 from dsmoe.stage import Stage, is_finished, stable_hash, write_whole
 
-STAGE = Stage("discover", 1, {"records": "abc", "quantile": 0.15, "stop_words": ["a", "b"], "model": {"x": 1, "y": None}})
+STAGE = Stage(
+    "discover", 1, {"records": "abc", "quantile": 0.15, "stop_words": ["a", "b"], "model": {"x": 1, "y": None}}
+)
 
 MAKER = """
 import os, sys, time
@@ -86,7 +88,9 @@ def test_hash_is_that_of_sorted_json() -> None:
         stable_hash({"a": float("nan")})
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3)
+)
 
 
 @given(st.dictionaries(st.text(max_size=3), JSON, max_size=5), st.randoms(use_true_random=False))
@@ -189,7 +193,7 @@ def test_a_folder_that_is_not_whole_is_refused_before_any_work(tmp_path: Path) -
     def never(_: Path) -> None:
         raise AssertionError("made")
 
-    with pytest.raises(InputError, match="not whole: it has no status.json"):
+    with pytest.raises(InputError, match="not whole"):
         write_whole(folder, {}, never, print)
     assert [path.name for path in folder.iterdir()] == ["results.json"]
 
