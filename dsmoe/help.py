@@ -83,10 +83,9 @@ def verb_help(name: str, verb: Verb) -> str:
     for group, choice in chosen.items():
         others = [option if option != choice else f"({option})" for option in choices(root / "conf" / group)]
         lines.append(f"  {group:<12}{', '.join(others)}")
-        defaults[group] = _merged(
-            defaults.get(group, {}),
-            yaml.safe_load((root / "conf" / group / f"{choice}.yaml").read_text(encoding="utf-8")),
-        )
+        text = (root / "conf" / group / f"{choice}.yaml").read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        defaults = _merged(defaults, content if text.startswith("# @package _global_") else {group: content})
     if verb.sweeps:
         lines.append(f"  {'+sweeps':<12}{', '.join(choices(root / 'sweeps'))}")
     lines += ["", "Keys: KEY=VALUE (default)"]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -32,6 +33,14 @@ def refusal(*overrides: str, multirun: bool = False) -> str:
     return message
 
 
+def content_of(path: Path) -> dict[str, Any]:
+    """What a file of conf/ sets, from the root of the config."""
+    text = path.read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    at_root = path.parent.name == "conf" or text.startswith("# @package _global_")
+    return content if at_root else {path.parent.name: content}
+
+
 def test_there_is_something_to_compose() -> None:
     assert {"model", "dataset", "benchmark", "discovery", "steering", "sft"} <= set(GROUPS)
     assert len(CHOICES) >= 15
@@ -40,7 +49,7 @@ def test_there_is_something_to_compose() -> None:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes(group: str, choice: str) -> None:
-    content = yaml.safe_load((ROOT / "conf" / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+    content = content_of(ROOT / "conf" / group / f"{choice}.yaml")[group]
     needed = [f"{group}.{key}=given" for key, value in content.items() if value == "???"]
     (config,) = compose(f"{group}={choice}", *needed)
     for key, value in content.items():
@@ -60,18 +69,13 @@ def test_every_sweep_composes_in_its_order(sweep: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_no_file_sets_a_key_that_is_none(path: Path) -> None:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    prefix = path.parent.relative_to(ROOT / "conf").as_posix().replace("/", ".").lstrip(".")
-    if prefix.startswith("hydra"):
-        pytest.skip("Hydra's own keys")
-
     def keys(node: dict[str, object], above: str) -> Iterator[str]:
         for key, value in node.items():
             yield f"{above}{key}"
             if isinstance(value, dict):
                 yield from keys(value, f"{above}{key}.")
 
-    assert set(keys(content, f"{prefix}." if prefix else "")) - {"defaults"} <= set(known_keys())
+    assert set(keys(content_of(path), "")) - {"defaults"} <= set(known_keys())
 
 
 def leaves(schema: type, prefix: str = "") -> Iterator[str]:
