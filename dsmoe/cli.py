@@ -7,17 +7,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from dsmoe.errors import InputError
+from dsmoe.errors import InputError, SteeringError
 from dsmoe.help import VERBS, program_help, verb_help
 from dsmoe.plugins import did_you_mean
 
+FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run one command; the exit status is 0, 1 where steering fails its proof, 2 for bad input, 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(given)
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dsmoe: {error}", file=sys.stderr)
         return BAD_INPUT
+    except SteeringError as error:
+        print(f"dsmoe: steering is refused: {error}", file=sys.stderr)
+        return FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def stable_hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that can change a number."""
     found = {"python": platform.python_version()}
@@ -83,7 +85,7 @@ def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], 
     waits for the lock and then uses it.
     """
     if is_finished(folder):
-        log(f"reuses {folder}")
+        log(f"reuses {folder}{_other_versions(folder)}")
         return folder
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is there but not whole: it has no status.json; move it away")
@@ -106,6 +108,13 @@ def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], 
     finally:
         lock.release()
     return folder
+
+
+def _other_versions(folder: Path) -> str:
+    """What a finished folder was made with, where that is not what runs now: its numbers may differ by rounding."""
+    made_with = json.loads((folder / "status.json").read_text(encoding="utf-8"))["versions"]
+    others = [f"{package} {version}" for package, version in made_with.items() if versions().get(package) != version]
+    return f", made with {', '.join(others)}" if others else ""
 
 
 def _make(folder: Path, config: Mapping[str, Any], make: Callable[[Path], None]) -> None:

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -508,6 +510,17 @@ def test_the_good_files_are_accepted(more: tuple[str, ...], files: Path) -> None
 def test_there_are_forty_kinds() -> None:
     names = [name for name, *_ in CASES]
     assert len(set(names)) == len(names) >= 40
+
+
+def test_nothing_else_is_said_in_a_process_of_its_own(files: Path, tmp_path: Path) -> None:
+    arguments = command(own_model("w2"), files)  # transformers would print a report of its own
+    done = subprocess.run(
+        [sys.executable, "-m", "dsmoe", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"dsmoe: model.path: {files}/w2 has weights of another shape")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(("case", "fragments"), [case[2:] for case in CASES], ids=[case[0] for case in CASES])

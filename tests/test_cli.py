@@ -99,10 +99,12 @@ def test_importing_the_package_alone_imports_nothing_heavy() -> None:
     assert done.stderr.splitlines()[-1] == "AttributeError: module 'dsmoe' has no attribute 'nothing'"
 
 
-def test_a_reader_that_goes_away_leaves_no_traceback() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"]], ids=["less than a buffer", "more"])
+def test_a_reader_that_goes_away_leaves_no_traceback(arguments: list[str]) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dsmoe", "compare", "--help"],
+        [sys.executable, "-m", "dsmoe", *arguments],
         cwd=REPOSITORY,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

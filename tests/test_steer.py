@@ -14,8 +14,8 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from dsmoe import InputError, Steering, steer
+from dsmoe.errors import SteeringError
 from dsmoe.models.routers import Router, find_routers
-from dsmoe.steering.steer import SteeringError
 
 INPUT = torch.tensor([[5, 17, 80, 33, 120, 9, 64, 71], [7, 7, 150, 42, 99, 101, 12, 3]])
 

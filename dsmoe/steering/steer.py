@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dsmoe.errors import InputError
+from dsmoe.errors import InputError, SteeringError
 from dsmoe.models.routers import Router, find_routers, rounding, shape_of
 from dsmoe.steering.steering import Steering
 
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 PROBE_TOKENS = 16
 Forward = Callable[..., tuple[torch.Tensor, ...]]
-
-
-class SteeringError(RuntimeError):
-    """The model did not do what the steering says: nothing that it would compute may be trusted."""
 
 
 @contextmanager
