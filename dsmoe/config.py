@@ -49,9 +49,9 @@ class PretrainConfig:
     """Tokens a step."""
     learning_rate: Positive
     """Peak learning rate of AdamW."""
-    router_loss: Annotated[float, Interval(ge=0)]
+    router_loss: Annotated[float, Interval(ge=0, lt=math.inf)]
     """Weight of the auxiliary load-balancing loss."""
-    seed: int
+    seed: Seed
     """Seeds the weights and the order of the text."""
 
     def __post_init__(self) -> None:

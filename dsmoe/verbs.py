@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dsmoe.cell import Cell
 from dsmoe.compare import run_cell
@@ -48,7 +49,7 @@ def discover(composed: Sequence[Composed]) -> int:
     path = Session(Cell(one.config), reporter).profile_path()
     profile = ExpertProfile.load(path)
     report = profile.report
-    table = Table(title=f"experts for {profile.domain} by rule {profile.rule}", title_justify="left")
+    table = Table(title=Text(f"experts for {profile.domain} by rule {profile.rule}"), title_justify="left")
     for column in ("layer", "expert", "score", "important", "unimportant"):
         table.add_column(column, justify="right")
     best = Steering.from_profile(profile, min(BEST, profile.scores.numel()), 0.0)

@@ -105,9 +105,9 @@ class ExpertProfile:
             "settings": self.settings,
         }
         tensors = {
-            "scores": self.scores.contiguous(),
-            "important": self.counts.important.contiguous(),
-            "unimportant": self.counts.unimportant.contiguous(),
+            "scores": self.scores.clone(),
+            "important": self.counts.important.clone(),
+            "unimportant": self.counts.unimportant.clone(),
         }
         save_file(tensors, path, metadata={"dsmoe_profile": json.dumps(facts, sort_keys=True)})
 

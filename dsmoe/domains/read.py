@@ -1,8 +1,8 @@
 """Reading records from a file of the user's own: JSONL, JSON, CSV or Parquet, plain or gzipped.
 
 A row has `domain`, `question`, `options`, `answer`, and may have `id`, `source`, `group` and `split`; MMLU-Pro's names
-(`category`, `question_id`, `src`) mean the same. The answer is a letter (which wins over an
-option of that very text), an option's text or, as a number, an index from 0.
+(`category`, `question_id`, `src`) mean the same. The answer is a letter (which wins over an option of that very text),
+an option's text or, as a number, an index from 0; in CSV all is text, so there a number is an option's text.
 """
 
 import csv

@@ -31,10 +31,13 @@ def questions(config: DatasetConfig, split: str = "test") -> Iterable[dict[str, 
     They have the Hub's field names. Raises InputError in one line where they cannot be had.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     source = config.path or HUB
+    if config.path is not None and not any(Path(config.path).glob(f"data/{split}-*")):
+        raise InputError(f"dataset.path: {source} is no copy of {HUB}: it has no data/{split}-*")
     try:
         return load_dataset(source, split=split, revision=config.revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"dataset.path: MMLU-Pro cannot be had from {source}: {reason}") from error
