@@ -25,7 +25,7 @@ demo: .venv/dsmoe ## the main job on the embedded model: base, SFT and DSMoE on 
 	$(BIN)/dsmoe compare
 
 test: setup ## all tests but the slow ones, on two cores
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-chaos: setup ## kill a comparison twenty times at random moments; it must end as if undisturbed
 	$(BIN)/pytest -m chaos tests/test_chaos.py

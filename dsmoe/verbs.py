@@ -30,7 +30,7 @@ def compare(composed: Sequence[Composed]) -> int:
             reporter.say(f"cell {number} of {len(cells)}: {' '.join(one.overrides)}")
         results = run_cell(cell, reporter)
         console.print(rich_table(results))
-        console.print(f"results: {cell.folder / 'results.json'}", markup=False)
+        console.print(f"results: {cell.folder / 'results.json'}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -64,7 +64,7 @@ def discover(composed: Sequence[Composed]) -> int:
         f"{report.tokens} tokens of {report.records} records, {report.important_share:.0%} important; "
         f"{report.tokens_near_threshold} tokens near the threshold, {report.choices_near_tie} choices near a tie"
     )
-    console.print(f"profile: {path}", markup=False)
+    console.print(f"profile: {path}", markup=False, soft_wrap=True)
     return 0
 
 
