@@ -86,11 +86,11 @@ def as_parquet(rows: Sequence[Row]) -> bytes:
 
 WRITERS: dict[str, Callable[[Sequence[Row]], bytes]] = {
     "jsonl": jsonl,
-    "jsonl.gz": lambda rows: gzip.compress(jsonl(rows)),
+    "jsonl.gz": lambda rows: gzip.compress(jsonl(rows), mtime=0),
     "json": lambda rows: json.dumps(list(rows)).encode(),
     "json.gz": lambda rows: gzip.compress(json.dumps(list(rows)).encode()),
     "csv": as_csv,
-    "csv.gz": lambda rows: gzip.compress(as_csv(rows)),
+    "csv.gz": lambda rows: gzip.compress(as_csv(rows), mtime=0),
     "parquet": as_parquet,
 }
 
@@ -264,9 +264,9 @@ def test_all_errors_are_counted_and_ten_shown(tmp_path: Path) -> None:
         ("r.parquet", b"PAR1 no", "is not Parquet"),
         ("r.parquet", b"", "is not Parquet"),
         ("r.jsonl.gz", b"not gzip", "cannot be read"),
-        ("r.jsonl.gz", gzip.compress(GOOD.encode() * 50)[:40], "cannot be read"),
+        ("r.jsonl.gz", gzip.compress(GOOD.encode() * 50, mtime=0)[:40], "cannot be read"),
         ("r.txt", GOOD.encode(), "allowed are .jsonl, .json, .csv, .parquet"),
-        ("r.gz", gzip.compress(GOOD.encode()), "allowed are .jsonl, .json, .csv, .parquet"),
+        ("r.gz", gzip.compress(GOOD.encode(), mtime=0), "allowed are .jsonl, .json, .csv, .parquet"),
         ("jsonl", GOOD.encode(), "allowed are .jsonl, .json, .csv, .parquet"),
     ],
 )
