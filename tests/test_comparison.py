@@ -58,7 +58,7 @@ def test_the_families_are_fixed() -> None:
         *((method, "base", "task_biology") for method in others),
         *((method, "base", "task_physics") for method in others),
         *((method, "base", None) for method in others),
-        ("dsmoe", "sft", None),
+        *(("dsmoe", "sft", task) for task in ("task_biology", "task_physics", None)),
     ]
 
 
@@ -68,8 +68,9 @@ def test_absent_methods_leave_no_comparison() -> None:
     assert keys(two, "primary") == [("dsmoe", "base", "task_chemistry")]
     assert two[0].p_adjusted == two[0].p_value
     without_base = compare(answers(["sft", "dsmoe"]), seed=0)
-    assert [(one.baseline, one.task) for one in without_base] == [("sft", "task_chemistry"), ("sft", None)]
-    assert without_base[1].harm is None
+    tasks = ["task_chemistry", "task_biology", "task_physics", None]
+    assert [(one.baseline, one.task) for one in without_base] == [("sft", task) for task in tasks]
+    assert without_base[-1].harm is None
 
 
 def test_a_comparison_on_counts_known_by_hand() -> None:

@@ -31,13 +31,13 @@ class SalientBatch:
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices of prompts, shortest first, in batches of at most `batch_tokens` tokens, padding counted.
+    """Indices of prompts, longest first, in batches of at most `batch_tokens` tokens, padding counted.
 
-    A prompt longer than that has a batch of its own.
+    A prompt longer than that has a batch of its own. Memory peaks at the start, and what does not fit fails there.
     """
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batches and lengths[index] * (len(batches[-1]) + 1) <= batch_tokens:
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
             batches[-1].append(index)
         else:
             batches.append([index])

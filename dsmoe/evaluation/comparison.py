@@ -106,7 +106,7 @@ def compare(outcomes: Sequence[Outcome], seed: int) -> list[Comparison]:
     secondary = [(method, "base", target) for method in methods if method != "dsmoe"]
     secondary.append(("dsmoe", "random", target))
     secondary += [(method, "base", scope) for scope in each_other + pooled for method in methods]
-    secondary += [("dsmoe", "sft", scope) for scope in pooled]
+    secondary += [("dsmoe", "sft", scope) for scope in each_other + pooled]
     return _family("primary", primary, answers, seed) + _family("secondary", secondary, answers, seed)
 
 
