@@ -144,8 +144,9 @@ class Cell:
 
     @property
     def _scientific(self) -> Key:
-        """The config without what only says where things lie; the stages know the content of what is named there."""
+        """The config as it comes out here: the device that `auto` means, and no paths, whose content the stages know."""
         content = self.content
+        content["model"] |= {"device": device_of(self.config.model), "threads": threads_of(self.config.model)}
         for group, key in (
             ("model", "path"),
             ("dataset", "path"),

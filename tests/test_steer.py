@@ -242,6 +242,16 @@ def test_any_steering_comes_and_goes(experts: dict[int, tuple[int, ...]], streng
     assert torch.equal(logits(model), base)
 
 
+def test_a_hook_on_the_routers_output_comes_too_late(model: PreTrainedModel) -> None:
+    """The trap that steering made for transformers 4 falls into: routers now choose inside, before what they return."""
+    base, router = logits(model), find_routers(model)[0]
+    hook = router.module.register_forward_hook(lambda _, __, output: (output[0] + 1000 * torch.eye(8)[1], *output[1:]))
+    assert torch.equal(logits(model), base)
+    hook.remove()
+    with steer(model, Steering({router.layer: (1,)}, 1000.0)):
+        assert not torch.equal(logits(model), base)
+
+
 # Proof: what does not do as steering says raises.
 
 

@@ -1,0 +1,101 @@
+"""What a cell and each of its stages depend on: everything scientific, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from dsmoe.cell import Cell
+from dsmoe.compose import compose_cells
+
+BASE, DSMOE, SFT, RANDOM = "base", "dsmoe", "sft", "random"
+STAGES = {"pretrain", "discover", "score", "fine_tune", BASE, DSMOE, SFT, RANDOM}
+MODEL = STAGES - {"pretrain"}
+EVALUATIONS = {BASE, DSMOE, SFT, RANDOM}
+
+
+def hashes(*overrides: str) -> dict[str, str]:
+    """The cell's id and the hashes of its stages, the evaluations on chemistry by their method."""
+    (composed,) = compose_cells(overrides)
+    cell = Cell(composed.config)
+    assert cell.pretrain is not None
+    stages = {name: getattr(cell, name).hash for name in ("pretrain", "discover", "score", "fine_tune")}
+    evaluations = {method: cell.evaluate(method, "chemistry").hash for method in sorted(EVALUATIONS)}
+    return {"cell": cell.id, **stages, **evaluations}
+
+
+@pytest.fixture(scope="module")
+def defaults() -> dict[str, str]:
+    return hashes()
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("model.pretrain.seed=7", STAGES),
+        ("model.pretrain.steps=7", STAGES),
+        ("model.dtype=bfloat16", MODEL),
+        ("model.threads=2", MODEL),
+        ("model.experts_implementation=eager", MODEL),
+        ("model.attn_implementation=eager", MODEL),
+        ("dataset.splits={discover:0.2,dev:0.1,test:0.7}", {"discover", "score", "fine_tune", DSMOE, SFT, RANDOM}),
+        ("discovery.quantile=0.3", {"discover", "score", DSMOE, RANDOM}),
+        ("discovery.stop_words=[a]", {"discover", "score", DSMOE, RANDOM}),
+        ("discovery.batch_tokens=64", {"discover", "score", DSMOE, RANDOM}),
+        ("discovery.limit=5", {"discover", "score", DSMOE, RANDOM}),
+        ("discovery=frequency", {"score", DSMOE, RANDOM}),
+        ("steering.strength=1", {DSMOE, RANDOM}),
+        ("steering.num_experts=3", {DSMOE, RANDOM}),
+        ("sft.epochs=2", {"fine_tune", SFT}),
+        ("sft.train_size=5", {"fine_tune", SFT}),
+        ("sft.learning_rate=1e-5", {"fine_tune", SFT}),
+        ("benchmark.limit=9", EVALUATIONS),
+        ("benchmark.batch_size=3", EVALUATIONS),
+        ("benchmark.metric=acc_norm", EVALUATIONS),
+        ("benchmark=letter", {"fine_tune", *EVALUATIONS}),
+        ("seed=1", {"score", "fine_tune", DSMOE, SFT, RANDOM}),
+        ("benchmark.non_target=[biology]", set()),
+        ("methods=[base]", set()),
+    ],
+)
+def test_what_is_scientific_changes_the_cell_and_what_depends_on_it(
+    override: str, changed: set[str], defaults: dict[str, str]
+) -> None:
+    now = hashes(override)
+    assert {name for name in now if now[name] != defaults[name]} == changed | {"cell"}
+
+
+@pytest.mark.parametrize("override", ["paths.results=elsewhere", "study=other", "model.device=cpu"])
+def test_transport_changes_nothing(override: str, defaults: dict[str, str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("device auto means the GPU here")
+    assert hashes(override) == defaults
+
+
+def test_another_target_asks_the_base_model_nothing_new(defaults: dict[str, str]) -> None:
+    now = hashes("domain=biology")
+    assert now["cell"] != defaults["cell"]
+    assert now[BASE] == defaults[BASE]
+    assert {name for name in STAGES if now[name] != defaults[name]} == {
+        "discover",
+        "score",
+        "fine_tune",
+        DSMOE,
+        SFT,
+        RANDOM,
+    }
+
+
+def test_files_count_by_their_content(tmp_path: Path) -> None:
+    def cell(path: Path) -> str:
+        overrides = ["dataset=records", f"dataset.path={path}", "domain=d", "methods=[base]", "benchmark=letter"]
+        (composed,) = compose_cells(overrides)
+        return Cell(composed.config).id
+
+    row = '{"domain": "d", "question": "%s", "options": ["x", "y"], "answer": 0}\n'
+    one, two, other = tmp_path / "one.jsonl", tmp_path / "two.jsonl", tmp_path / "other.jsonl"
+    one.write_text("".join(row % number for number in range(20)))
+    two.write_text("".join(row % number for number in reversed(range(20))))
+    other.write_text("".join(row % number for number in range(1, 21)))
+    assert cell(one) == cell(two) != cell(other)
