@@ -144,7 +144,7 @@ class Cell:
 
     @property
     def _scientific(self) -> Key:
-        """The config as it comes out here: the device that `auto` means, and no paths, whose content the stages know."""
+        """The config as it comes out here: the device that `auto` means; no paths, whose content stages know."""
         content = self.content
         content["model"] |= {"device": device_of(self.config.model), "threads": threads_of(self.config.model)}
         for group, key in (

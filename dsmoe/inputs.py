@@ -4,12 +4,12 @@ Nothing here writes, and no weights are loaded.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from dsmoe import plugins
 from dsmoe.baselines.adapter import check_adapter
-from dsmoe.config import Config
+from dsmoe.config import Config, DatasetConfig
 from dsmoe.discovery.discover import RULES
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.domains.prompts import Scoring
@@ -17,12 +17,18 @@ from dsmoe.domains.records import Record
 from dsmoe.domains.splits import Splits, split_records
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
-from dsmoe.models.checkpoint import model_config
+from dsmoe.models.checkpoint import content_of, model_config
 from dsmoe.models.load import router_shape
 from dsmoe.steering.steering import Steering, expert_count
 
 SOURCES = "dsmoe.domains.sources"
 TASKS = "dsmoe.evaluation.tasks"
+
+
+@lru_cache(maxsize=4)
+def _split(config: DatasetConfig, content: str | None) -> Splits:
+    """The data set's records, read once for all cells of a sweep; `content` is a hash of the file, if it is one."""
+    return split_records(plugins.load(SOURCES, config.source, "dataset.source").load(config), config.splits)
 
 
 class Inputs:
@@ -37,8 +43,8 @@ class Inputs:
     @cached_property
     def splits(self) -> Splits:
         """The data set's records, split."""
-        source = plugins.load(SOURCES, self.config.dataset.source, "dataset.source")
-        return split_records(source.load(self.config.dataset), self.config.dataset.splits)
+        path = self.config.dataset.path
+        return _split(self.config.dataset, content_of(Path(path)) if path and Path(path).is_file() else None)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
