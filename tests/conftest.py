@@ -15,19 +15,26 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV2Config,
+    DeepseekV3Config,
+    Ernie4_5_MoeConfig,
+    Glm4MoeConfig,
+    GptOssConfig,
+    GraniteMoeConfig,
+    Llama4TextConfig,
     MixtralConfig,
-    MixtralForCausalLM,
     OlmoeConfig,
-    OlmoeForCausalLM,
+    PhimoeConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
     Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
+    Qwen3NextConfig,
 )
 
 from dsmoe.domains.records import LETTERS, Record
+from dsmoe.models.routers import find_routers
 
 torch.set_num_threads(1)
 
@@ -48,41 +55,69 @@ SIZES = {
     "eos_token_id": 1,
     "bos_token_id": None,
 }
-FAMILIES = {
-    "qwen3_moe": lambda: Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            **SIZES,
-            num_experts=8,
-            moe_intermediate_size=16,
-            intermediate_size=48,
-            head_dim=8,
-            norm_topk_prob=True,
-            mlp_only_layers=[1],
-        )
-    ),
-    "qwen2_moe": lambda: Qwen2MoeForCausalLM(
-        Qwen2MoeConfig(
-            **SIZES,
-            num_experts=8,
-            moe_intermediate_size=16,
-            intermediate_size=48,
-            shared_expert_intermediate_size=16,
-            norm_topk_prob=False,
-        )
-    ),
-    "olmoe": lambda: OlmoeForCausalLM(OlmoeConfig(**SIZES, num_experts=8, intermediate_size=16)),
-    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=8, intermediate_size=16)),
+MIXTRAL_LIKE = {"num_local_experts": 8, "intermediate_size": 16}
+QWEN_LIKE = {"num_experts": 8, "moe_intermediate_size": 16, "intermediate_size": 48}
+GROUPED = {
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 16,
+    "intermediate_size": 48,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 1.5,
 }
+LATENT_ATTENTION = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
+LINEAR_ATTENTION = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+}
+CONFIGS = {
+    "deepseek_v2": lambda: DeepseekV2Config(**SIZES | GROUPED | LATENT_ATTENTION, topk_method="group_limited_greedy"),
+    "deepseek_v2_greedy": lambda: DeepseekV2Config(**SIZES | GROUPED | LATENT_ATTENTION, topk_method="greedy"),
+    "deepseek_v3": lambda: DeepseekV3Config(**SIZES | GROUPED | LATENT_ATTENTION, norm_topk_prob=True),
+    "ernie4_5_moe": lambda: Ernie4_5_MoeConfig(
+        **SIZES, moe_num_experts=8, moe_k=2, moe_intermediate_size=16, intermediate_size=48, moe_num_shared_experts=1
+    ),
+    "glm4_moe": lambda: Glm4MoeConfig(**SIZES | GROUPED, norm_topk_prob=True, head_dim=8),
+    "gpt_oss": lambda: GptOssConfig(**SIZES | MIXTRAL_LIKE, head_dim=8, sliding_window=64),
+    "granitemoe": lambda: GraniteMoeConfig(**SIZES | MIXTRAL_LIKE),
+    "llama4_text": lambda: Llama4TextConfig(
+        **SIZES | MIXTRAL_LIKE, head_dim=8, intermediate_size_mlp=48, interleave_moe_layer_step=1
+    ),
+    "mixtral": lambda: MixtralConfig(**SIZES | MIXTRAL_LIKE),
+    "olmoe": lambda: OlmoeConfig(**SIZES, num_experts=8, intermediate_size=16),
+    "phimoe": lambda: PhimoeConfig(**SIZES | MIXTRAL_LIKE),
+    "qwen2_moe": lambda: Qwen2MoeConfig(**SIZES | QWEN_LIKE, shared_expert_intermediate_size=16, norm_topk_prob=False),
+    "qwen3_moe": lambda: Qwen3MoeConfig(**SIZES | QWEN_LIKE, head_dim=8, norm_topk_prob=True, mlp_only_layers=[1]),
+    "qwen3_next": lambda: Qwen3NextConfig(
+        **SIZES | QWEN_LIKE | LINEAR_ATTENTION, head_dim=8, shared_expert_intermediate_size=16
+    ),
+}
+"""A tiny shape of every family, by a name that begins with its model type."""
 
 
 def random_model(family: str, seed: int = 0) -> PreTrainedModel:
-    """A tiny model of a family with random weights, its routers sharp enough to prefer some experts."""
+    """A tiny model of a family with random weights, its routers sharp enough to prefer some experts.
+
+    Correction biases are random too, where a router has one.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = FAMILIES[family]()
-        for name, parameter in model.named_parameters():
-            if name.endswith("gate.weight"):
-                torch.nn.init.normal_(parameter, std=0.5)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[family]())
+        for router in find_routers(model):
+            for name, tensor in (*router.module.named_parameters(), *router.module.named_buffers()):
+                torch.nn.init.normal_(tensor, std=0.1 if "correction" in name else 0.5)
     model.eval()
     return model
 
@@ -118,7 +153,7 @@ def random_records(count: int, domain: str = "alpha", seed: int = 0) -> list[Rec
     ]
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=sorted(CONFIGS))
 def family(request: pytest.FixtureRequest) -> str:
     """Each family in turn."""
     return str(request.param)

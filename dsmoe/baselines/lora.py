@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from dsmoe.baselines.adapter import WEIGHTS, check_adapter
 from dsmoe.baselines.untouched import untouched
 from dsmoe.errors import InputError
-from dsmoe.models.routers import find_routers
+from dsmoe.models.routers import decoder_layers, find_routers
 
 PROJECTION = re.compile(r"\.(gate|up|gate_up|down)_proj(\.weight)?$")
 
@@ -29,7 +29,8 @@ def targets(model: PreTrainedModel) -> list[str]:
     Raises InputError where a layer with a router has no expert projection among them.
     """
     found = [
-        [name for name, weight in layer.named_parameters() if _is_projection(name, weight)] for layer in _layers(model)
+        [name for name, weight in layer.named_parameters() if _is_projection(name, weight)]
+        for layer in decoder_layers(model)
     ]
     for router in find_routers(model):
         if not any(map(_of_experts, found[router.layer])):
@@ -44,7 +45,9 @@ def rank_of(model: PreTrainedModel, names: Sequence[str], rank: float) -> int:
     """`rank` itself from 1 on; below 1 the rank at which LoRA on `names` has that share of the model's parameters."""
     if rank >= 1:
         return int(rank)
-    shapes = [weight.shape for layer in _layers(model) for name, weight in layer.named_parameters() if name in names]
+    shapes = [
+        weight.shape for layer in decoder_layers(model) for name, weight in layer.named_parameters() if name in names
+    ]
     parameters_a_rank: int = sum((shape[-2] + shape[-1]) * shape[:-2].numel() for shape in shapes)
     total: int = model.num_parameters()
     return max(1, round(rank * total / parameters_a_rank))
@@ -62,7 +65,7 @@ def adapted_weights(model: PreTrainedModel) -> list[str]:
     """
     names = {
         layer: [_weight_name(name, module) for name, module in block.named_modules() if isinstance(module, LoraLayer)]
-        for layer, block in enumerate(_layers(model))
+        for layer, block in enumerate(decoder_layers(model))
     }
     for router in find_routers(model):
         if any(parameter.requires_grad for parameter in router.module.parameters()):
@@ -151,11 +154,6 @@ def _load(adapter: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> N
     for fault, names in (("it lacks", missing), ("the model has no place for", outcome.unexpected_keys)):
         if names:
             raise InputError(f"{where}: {fault} {len(names)} weights, such as {min(names)}")
-
-
-def _layers(model: PreTrainedModel) -> nn.ModuleList:
-    layers: nn.ModuleList = model.get_decoder().layers
-    return layers
 
 
 def _is_projection(name: str, weight: nn.Parameter) -> bool:

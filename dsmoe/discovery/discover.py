@@ -17,7 +17,7 @@ from dsmoe.discovery.tokens import CONTENT, IGNORED, TokenKinds, read_stop_words
 from dsmoe.domains.prompts import discovery_prompt
 from dsmoe.domains.records import Record, canonical_order
 from dsmoe.errors import InputError
-from dsmoe.models.routers import TIE, find_routers
+from dsmoe.models.routers import TIE, decoder_layers, find_routers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,7 +74,7 @@ def discover(
         domain=", ".join(sorted({record.domain for record in records})),
         model=model.config.name_or_path,
         architecture=model.config.model_type,
-        num_layers=len(model.get_decoder().layers),
+        num_layers=len(decoder_layers(model)),
         top_k=routers[0].top_k,
         report=report,
         settings={"quantile": quantile, "stop_words": words, "seed": seed},

@@ -93,9 +93,9 @@ def _choice(router: Router, heard: dict[int, Any], real_BT: torch.Tensor) -> tup
     """A layer's chosen experts [N, K], and whether each choice was a near tie [N]."""
     if router.layer not in heard:
         raise RuntimeError(f"layer {router.layer}: the model bypassed its router, so its choices cannot be counted")
-    logits, _, chosen = heard[router.layer]
+    output = router.read(heard[router.layer])
     real = real_BT.flatten()
-    return chosen[real], near_tie(logits, router.top_k)[real]
+    return output.chosen[real], near_tie(router.choice_scores(output.logits), router.top_k)[real]
 
 
 @contextmanager

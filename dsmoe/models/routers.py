@@ -1,9 +1,9 @@
 """Where a model keeps its routers, and what a router says."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,18 +18,45 @@ FAMILIES = "dsmoe.models.families"
 TIE = 1e-5
 
 
+class RouterOutput(NamedTuple):
+    """What a router said: its logits [tokens, experts], then the weights and indices of its choice [tokens, top_k]."""
+
+    logits: torch.Tensor
+    weights: torch.Tensor
+    chosen: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How the routers of a model family work; one of these stands in each file of `families/`.
+
+    `path` leads from a decoder layer to its router, whose one call of `F.linear` makes the logits. `choice_scores` is
+    the published rule by which the top k are chosen: from a router module and its logits to scores [tokens, experts],
+    -inf for experts that cannot be chosen. `read` turns what the router's forward returns into a RouterOutput.
+    """
+
+    path: str
+    choice_scores: Callable[[Any, torch.Tensor], torch.Tensor] = lambda router, logits: logits
+    read: Callable[[Any, Any], RouterOutput] = lambda router, output: RouterOutput(*output)
+
+
 @dataclass(frozen=True, slots=True)
 class Router:
-    """The router of one decoder layer.
-
-    Its module takes hidden states [..., hidden] and returns (router logits [tokens, experts], gate weights
-    [tokens, top_k], indices of the chosen experts [tokens, top_k]).
-    """
+    """The router of one decoder layer."""
 
     layer: int
     module: nn.Module
     num_experts: int
     top_k: int
+    family: Family
+
+    def read(self, output: Any) -> RouterOutput:
+        """What the module's forward returned, in one form for all families."""
+        return self.family.read(self.module, output)
+
+    def choice_scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """The scores [tokens, experts] of which the router chooses the highest."""
+        return self.family.choice_scores(self.module, logits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +82,14 @@ def check_family(model_type: str, where: str) -> None:
         )
 
 
+def decoder_layers(model: "PreTrainedModel") -> nn.ModuleList:
+    """The decoder layers of a causal language model."""
+    decoder = model.get_decoder()
+    # Llama-4 calls the whole causal language model its decoder.
+    layers: nn.ModuleList = getattr(decoder, "model", decoder).layers
+    return layers
+
+
 def find_routers(model: "PreTrainedModel") -> list[Router]:
     """The routers of a transformers causal language model, by layer; dense layers have none.
 
@@ -62,14 +97,15 @@ def find_routers(model: "PreTrainedModel") -> list[Router]:
     """
     config = model.config
     check_family(config.model_type, type(model).__name__)
-    path = operator.attrgetter(plugins.load(FAMILIES, config.model_type, "model").ROUTER)
+    family: Family = plugins.load(FAMILIES, config.model_type, "model").FAMILY
+    at = operator.attrgetter(family.path)
     routers = []
-    for layer, block in enumerate(model.get_decoder().layers):
+    for layer, block in enumerate(decoder_layers(model)):
         try:
-            module = path(block)
+            module = at(block)
         except AttributeError:
             continue
-        routers.append(Router(layer, module, module.num_experts, module.top_k))
+        routers.append(Router(layer, module, module.num_experts, module.top_k, family))
     if not routers:
         raise InputError(f"{type(model).__name__} has no layer with a router: it is no Mixture-of-Experts model")
     return routers
@@ -78,21 +114,22 @@ def find_routers(model: "PreTrainedModel") -> list[Router]:
 def shape_of(model: "PreTrainedModel") -> RouterShape:
     """The shape of a model's routing; weights may be on the meta device."""
     experts = {router.layer: router.num_experts for router in find_routers(model)}
-    return RouterShape(model.config.model_type, len(model.get_decoder().layers), experts)
+    return RouterShape(model.config.model_type, len(decoder_layers(model)), experts)
 
 
-def rounding(logits: torch.Tensor) -> torch.Tensor:
-    """The difference of router logits [tokens, experts] up to which rounding may turn a token's choice [tokens].
+def rounding(scores: torch.Tensor) -> torch.Tensor:
+    """The difference of choice scores [tokens, experts] up to which rounding may turn a token's choice [tokens].
 
     A difference of logits is a relative one of probabilities, which is what most routers compare: hence never below
-    1e-5, however small the logits are.
+    1e-5, however small the scores are.
     """
-    return TIE * logits.float().abs().amax(dim=-1).clamp(min=1)
+    finite = scores.float().abs().nan_to_num(posinf=0.0)
+    return TIE * finite.amax(dim=-1).clamp(min=1)
 
 
-def near_tie(logits: torch.Tensor, top_k: int) -> torch.Tensor:
+def near_tie(scores: torch.Tensor, top_k: int) -> torch.Tensor:
     """Which tokens [tokens] have a last chosen expert that leads the first one left out by no more than rounding."""
-    if top_k >= logits.shape[-1]:
-        return torch.zeros(logits.shape[:-1], dtype=torch.bool, device=logits.device)
-    highest = logits.float().topk(top_k + 1, dim=-1).values
-    return highest[..., -2] - highest[..., -1] <= rounding(logits)
+    if top_k >= scores.shape[-1]:
+        return torch.zeros(scores.shape[:-1], dtype=torch.bool, device=scores.device)
+    highest = scores.float().topk(top_k + 1, dim=-1).values
+    return highest[..., -2] - highest[..., -1] <= rounding(scores)

@@ -53,14 +53,18 @@ class _AddToLogits(TorchFunctionMode):
         return result + self.delta.to(result) if func is functional.linear else result
 
 
-class _CountLinear(TorchFunctionMode):
-    """Counts the calls of `F.linear` inside it."""
+class _WatchLinear(TorchFunctionMode):
+    """Counts the calls of `F.linear` inside it, and notes the number type of what they return."""
 
     calls = 0
+    dtype = torch.float32
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls += func is functional.linear
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func is functional.linear:
+            self.calls += 1
+            self.dtype = result.dtype
+        return result
 
 
 def _steered_routers(model: "PreTrainedModel", steering: Steering) -> list[Router]:
@@ -114,15 +118,18 @@ def _prove(model: "PreTrainedModel", deltas: list[tuple[Router, torch.Tensor]]) 
         steered = _steered(original, delta)
 
         def forward(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
-            with _CountLinear() as linear:
-                plain_logits = original(*args, **kwargs)[0]
+            with _WatchLinear() as linear:
+                plain = router.read(original(*args, **kwargs))
             output = steered(*args, **kwargs)
+            moved = router.read(output)
             if linear.calls != 1:
                 raise SteeringError(f"layer {router.layer}: the router calls F.linear {linear.calls} times, not once")
-            if not torch.equal(output[0], plain_logits + delta.to(plain_logits)):
+            # Some routers cast their logits up right after the linear map: the sum is made before that.
+            expected = plain.logits.to(linear.dtype) + delta.to(linear.dtype)
+            if not torch.equal(moved.logits, expected.to(plain.logits)):
                 raise SteeringError(f"layer {router.layer}: router logits are not the unsteered logits plus ln α")
-            if not _choice_follows(output[0], output[2]):
-                raise SteeringError(f"layer {router.layer}: the chosen experts are not those with the highest logits")
+            if not _choice_follows(router.choice_scores(moved.logits), moved.chosen):
+                raise SteeringError(f"layer {router.layer}: the chosen experts are not those with the highest scores")
             reached.add(router.layer)
             return output
 
@@ -137,8 +144,8 @@ def _prove(model: "PreTrainedModel", deltas: list[tuple[Router, torch.Tensor]]) 
         raise SteeringError(f"the routers of layers {missed} were not reached: the model bypasses their forward")
 
 
-def _choice_follows(logits_TE: torch.Tensor, chosen_TK: torch.Tensor) -> bool:
-    """Whether no expert that was left out has a higher logit than one that was chosen, but for rounding."""
-    lowest_chosen = logits_TE.gather(1, chosen_TK).min(dim=1).values
-    highest_left_out = logits_TE.scatter(1, chosen_TK, -torch.inf).max(dim=1).values
-    return bool((lowest_chosen >= highest_left_out - rounding(logits_TE)).all())
+def _choice_follows(scores_TE: torch.Tensor, chosen_TK: torch.Tensor) -> bool:
+    """Whether no expert that was left out has a higher score than one that was chosen, but for rounding."""
+    lowest_chosen = scores_TE.gather(1, chosen_TK).min(dim=1).values
+    highest_left_out = scores_TE.scatter(1, chosen_TK, -torch.inf).max(dim=1).values
+    return bool((lowest_chosen >= highest_left_out - rounding(scores_TE)).all())

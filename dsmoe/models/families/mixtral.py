@@ -1,3 +1,5 @@
 """Mixtral: softmax over all experts, then top-k, weights always renormalised."""
 
-ROUTER = "mlp.gate"
+from dsmoe.models.routers import Family
+
+FAMILY = Family("mlp.gate")

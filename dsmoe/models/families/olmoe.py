@@ -1,3 +1,5 @@
 """OLMoE: softmax over all experts, then top-k; weights not renormalised unless norm_topk_prob says so."""
 
-ROUTER = "mlp.gate"
+from dsmoe.models.routers import Family
+
+FAMILY = Family("mlp.gate")

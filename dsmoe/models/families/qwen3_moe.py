@@ -1,3 +1,5 @@
 """Qwen3-MoE: softmax over all experts, then top-k, weights renormalised (norm_topk_prob). Some layers may be dense."""
 
-ROUTER = "mlp.gate"
+from dsmoe.models.routers import Family
+
+FAMILY = Family("mlp.gate")

@@ -1,0 +1,5 @@
+"""gpt-oss: logits with a bias of their own, top-k, then softmax over the chosen."""
+
+from dsmoe.models.routers import Family
+
+FAMILY = Family("mlp.router")
