@@ -134,6 +134,7 @@ class Cell:
             "num_experts": steering.num_experts,
             "strength": steering.strength,
             "mode": steering.mode,
+            "scale_back": steering.scale_back,
         }
         return {**key, "random": self.config.seed} if method == "random" else key
 

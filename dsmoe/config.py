@@ -16,7 +16,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Benchmark = Literal["option_text", "letter", "mmlu_pro"]
 Metric = Literal["acc", "acc_norm", "exact_match"]
-Mode = Literal["logit"]
+Mode = Literal["logit", "score", "gate", "force"]
 Method = Literal["base", "sft", "dsmoe", "random", "steering"]
 
 Count = Annotated[int, Gt(0)]
@@ -73,10 +73,10 @@ class ModelConfig:
     """Where the model runs; auto takes a GPU where there is one."""
     threads: Count | None
     """CPU threads; null leaves them to torch. Another number gives other bits."""
-    attn_implementation: str
-    """How transformers computes attention: eager, sdpa, flash_attention_2…"""
-    experts_implementation: str
-    """How transformers computes the experts: eager, grouped_mm…"""
+    attn_implementation: Text | None
+    """How attention is computed: eager, sdpa, flash_attention_2…; null leaves it to transformers."""
+    experts_implementation: Text | None
+    """How the experts are computed: eager, grouped_mm…; null leaves it to transformers."""
     trust_remote_code: bool
     """Run Python code that comes with the checkpoint."""
     pretrain: PretrainConfig | None
@@ -152,7 +152,9 @@ class SteeringConfig:
     num_experts: Count | Share
     """Experts to steer over all layers: a count, or a fraction below 1."""
     mode: Mode
-    """What is scaled: logit adds ln(1 + strength) to the router's logits."""
+    """What is scaled: logit, score (softmax or sigmoid) or gate (weights); force chooses always, or never below 0."""
+    scale_back: bool
+    """Whether mode gate keeps the sum of the weights."""
     file: str | None
     """A steering file of your own, for method steering."""
 

@@ -152,7 +152,9 @@ class Session:
             return self.cell.inputs.own_steering
         if method not in ("dsmoe", "random"):
             return None
-        steering = Steering.from_profile(self.profile, config.num_experts, config.strength, config.mode)
+        steering = Steering.from_profile(
+            self.profile, config.num_experts, config.strength, config.mode, config.scale_back
+        )
         return steering.random_control(self.config.seed) if method == "random" else steering
 
     @contextmanager

@@ -70,14 +70,17 @@ def load_model(path: str, config: ModelConfig) -> LoadedModel:
     """
     torch.set_num_threads(threads_of(config))
     device = device_of(config)
+    implementations = {
+        "attn_implementation": config.attn_implementation,
+        "experts_implementation": config.experts_implementation,
+    }
     model, tokenizer = _from_pretrained(
         path,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         dtype=getattr(torch, config.dtype),
         device_map="auto" if device == "cuda" else None,
-        attn_implementation=config.attn_implementation,
-        experts_implementation=config.experts_implementation,
+        **{key: value for key, value in implementations.items() if value is not None},
     )
     return LoadedModel(model.eval(), tokenizer)
 

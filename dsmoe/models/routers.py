@@ -31,13 +31,19 @@ class Family:
     """How the routers of a model family work; one of these stands in each file of `families/`.
 
     `path` leads from a decoder layer to its router, whose one call of `F.linear` makes the logits. `choice_scores` is
-    the published rule by which the top k are chosen: from a router module and its logits to scores [tokens, experts],
-    -inf for experts that cannot be chosen. `read` turns what the router's forward returns into a RouterOutput.
+    the published rule by which the top k are chosen: from a router module, its logits, and factors [experts] on its
+    softmax or sigmoid, to scores [tokens, experts], lowest for experts that cannot be chosen. `chooses_on_logits` is
+    true where there is no softmax or sigmoid before the choice. `read` turns what the router's forward returns into a
+    RouterOutput, `write` puts other weights into it.
     """
 
     path: str
-    choice_scores: Callable[[Any, torch.Tensor], torch.Tensor] = lambda router, logits: logits
+    choice_scores: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] = lambda router, logits, factors: (
+        logits + factors.log()
+    )
+    chooses_on_logits: bool = False
     read: Callable[[Any, Any], RouterOutput] = lambda router, output: RouterOutput(*output)
+    write: Callable[[Any, Any, torch.Tensor], Any] = lambda router, output, weights: (output[0], weights, output[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +60,15 @@ class Router:
         """What the module's forward returned, in one form for all families."""
         return self.family.read(self.module, output)
 
-    def choice_scores(self, logits: torch.Tensor) -> torch.Tensor:
-        """The scores [tokens, experts] of which the router chooses the highest."""
-        return self.family.choice_scores(self.module, logits)
+    def write(self, output: Any, weights: torch.Tensor) -> Any:
+        """What the module's forward returned, with other weights [tokens, top_k] for the chosen experts."""
+        return self.family.write(self.module, output, weights)
+
+    def choice_scores(self, logits: torch.Tensor, factors: torch.Tensor | None = None) -> torch.Tensor:
+        """The scores [tokens, experts] of which the router chooses the highest; `factors` [experts] scale them."""
+        if factors is None:
+            factors = torch.ones(self.num_experts, device=logits.device)
+        return self.family.choice_scores(self.module, logits, factors)
 
 
 @dataclass(frozen=True, slots=True)

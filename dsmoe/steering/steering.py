@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,16 +16,16 @@ from dsmoe.errors import InputError
 from dsmoe.models.routers import RouterShape
 
 SCHEMA = 1
-MODES = ("logit",)
+MODES = ("logit", "score", "gate", "force")
 
 
 @dataclass(frozen=True)
 class Steering:
     """Experts to steer, as {layer: experts}; layers are the model's own indices, dense layers counted.
 
-    `strength` makes α = 1 + strength > 0, by which a chosen expert's weight in the softmax is multiplied: mode `logit`
-    adds ln α to its router logit before the choice (DSMoE, arXiv 2604.05267, Eq. 11). `architecture`, `num_layers` and
-    `num_experts`, where given, must match the model that is steered. `origin` says where the steering came from.
+    `strength` makes α = 1 + strength > 0, the only scale in every mode; `modes/` says what is multiplied by it (DSMoE,
+    arXiv 2604.05267, Eq. 11). `scale_back` concerns mode `gate`: whether weights keep their sum. `architecture`,
+    `num_layers` and `num_experts`, where given, must match the model. `origin` says where the steering came from.
 
     Raises InputError for a strength, mode, layer or expert that cannot be.
     """
@@ -32,6 +33,7 @@ class Steering:
     experts: Mapping[int, tuple[int, ...]]
     strength: float
     mode: str = "logit"
+    scale_back: bool = True
     model: str | None = None
     architecture: str | None = None
     num_layers: int | None = None
@@ -48,6 +50,8 @@ class Steering:
         for name, kind in (("model", str), ("architecture", str), ("num_layers", int), ("num_experts", int)):
             if not isinstance(value := getattr(self, name), kind | None) or isinstance(value, bool):
                 raise InputError(f"steering: {name} {value!r} is not {kind.__name__}")
+        if not isinstance(self.scale_back, bool):
+            raise InputError(f"steering: scale_back {self.scale_back!r} is neither true nor false")
         if not isinstance(self.origin, Mapping):
             raise InputError(f"steering: origin {self.origin!r} is not a map")
         experts = {_index(layer, "layer"): self._checked(layer, chosen) for layer, chosen in self.experts.items()}
@@ -68,18 +72,18 @@ class Steering:
         return experts
 
     @property
-    def log_alpha(self) -> float:
-        """ln(1 + strength): what mode `logit` adds to a router logit."""
-        return math.log1p(self.strength)
-
-    @property
     def total_experts(self) -> int:
         """How many experts are steered, over all layers."""
         return sum(len(experts) for experts in self.experts.values())
 
     @classmethod
     def from_profile(
-        cls, profile: ExpertProfile, num_experts: int | float, strength: float, mode: str = "logit"
+        cls,
+        profile: ExpertProfile,
+        num_experts: int | float,
+        strength: float,
+        mode: str = "logit",
+        scale_back: bool = True,
     ) -> "Steering":
         """Steer the `num_experts` best-scored experts over all layers (Eq. 9); ties go to the lower layer and index.
 
@@ -94,6 +98,7 @@ class Steering:
             {layer: tuple(experts) for layer, experts in chosen.items()},
             strength,
             mode,
+            scale_back,
             model=profile.model,
             architecture=profile.architecture,
             num_layers=profile.num_layers,
@@ -138,6 +143,7 @@ class Steering:
             "schema": SCHEMA,
             "mode": self.mode,
             "strength": self.strength,
+            "scale_back": self.scale_back,
             "experts": {str(layer): list(experts) for layer, experts in self.experts.items()},
             "model": self.model,
             "architecture": self.architecture,
@@ -162,7 +168,7 @@ class Steering:
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise InputError(f"{path}: is not a steering file of schema {SCHEMA}")
         fields = set(content) - {"schema"}
-        known = {"mode", "strength", "experts", "model", "architecture", "num_layers", "num_experts", "origin"}
+        known = {field.name for field in dataclass_fields(cls)}
         if unknown := sorted(fields - known):
             raise InputError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
         if missing := sorted({"mode", "strength", "experts"} - fields):

@@ -7,9 +7,9 @@ import torch
 from dsmoe.models.routers import Family
 
 
-def choice_scores(router: Any, logits: torch.Tensor) -> torch.Tensor:
+def choice_scores(router: Any, logits: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Probabilities; 0 outside the groups whose best expert is likeliest (arXiv 2405.04434, section 2.2.2)."""
-    probabilities = logits.float().softmax(dim=-1)
+    probabilities = logits.float().softmax(dim=-1) * factors
     if router.topk_method == "greedy":
         return probabilities
     grouped = probabilities.view(*probabilities.shape[:-1], router.num_group, -1)

@@ -7,9 +7,9 @@ import torch
 from dsmoe.models.routers import Family
 
 
-def choice_scores(router: Any, logits: torch.Tensor) -> torch.Tensor:
+def choice_scores(router: Any, logits: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Probabilities plus the correction bias."""
-    return logits.float().softmax(dim=-1) + router.moe_statics.e_score_correction_bias.squeeze(0)
+    return logits.float().softmax(dim=-1) * factors + router.moe_statics.e_score_correction_bias.squeeze(0)
 
 
 FAMILY = Family("mlp.gate", choice_scores)

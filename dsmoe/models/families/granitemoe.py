@@ -2,4 +2,4 @@
 
 from dsmoe.models.routers import Family
 
-FAMILY = Family("block_sparse_moe.router")
+FAMILY = Family("block_sparse_moe.router", chooses_on_logits=True)

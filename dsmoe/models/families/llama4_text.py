@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from dsmoe.models.routers import Family, RouterOutput
 
 
@@ -12,4 +14,10 @@ def read(router: Any, output: Any) -> RouterOutput:
     return RouterOutput(logits, weights.gather(-1, chosen), chosen)
 
 
-FAMILY = Family("feed_forward.router", read=read)
+def write(router: Any, output: Any, weights: torch.Tensor) -> Any:
+    """The other weights in the same form."""
+    zeros, logits = torch.zeros_like(output[0]), output[1]
+    return zeros.scatter(-1, logits.topk(router.top_k, dim=-1).indices, weights), logits
+
+
+FAMILY = Family("feed_forward.router", chooses_on_logits=True, read=read, write=write)

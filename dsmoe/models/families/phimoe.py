@@ -2,4 +2,4 @@
 
 from dsmoe.models.routers import Family
 
-FAMILY = Family("mlp.router")
+FAMILY = Family("mlp.router", chooses_on_logits=True)
