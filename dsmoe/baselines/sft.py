@@ -66,12 +66,17 @@ def fine_tune(
     The text is the one that evaluation scores, and the loss falls on the right option's tokens alone. `report` is told
     the step, counted from 1, the number of steps and the step's loss. At one thread the same input gives the same
     bits. Raises InputError where there is nothing to train on, the model is in float16, its experts cannot be
-    reached, or the loss is no longer a number.
+    reached, trl cannot train it, or the loss is no longer a number.
     """
     if not records:
         raise InputError("sft: there are no questions to train on")
     if model.dtype == torch.float16:
         raise InputError("sft: model.dtype float16 is too narrow to fine-tune in; allowed are bfloat16 and float32")
+    if model.base_model is model:
+        raise InputError(
+            f"sft: trl finds no backbone in {type(model).__name__} and cannot fine-tune it; leave sft out of methods, "
+            "or bring sft.adapter"
+        )
     examples = [_example(tokenizer, record, scoring) for record in records]
     model_parameters = model.num_parameters()
     names = targets(model)
