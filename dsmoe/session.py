@@ -18,7 +18,7 @@ from dsmoe.evaluation.evaluate import evaluate
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
 from dsmoe.models.load import LoadedModel, load_model
 from dsmoe.progress import Reporter
-from dsmoe.stage import Stage, is_finished
+from dsmoe.stage import Stage, is_finished, stable_hash
 from dsmoe.steering.steer import steer
 from dsmoe.steering.steering import Steering
 
@@ -46,7 +46,7 @@ class Session:
     def loaded(self) -> LoadedModel:
         """The model, unsteered."""
         path = self.pretrained() if self.cell.pretrain else self.config.model.path
-        return load_model(str(path), self.config.model)
+        return load_model(str(path), self.config.model, stable_hash(self.cell.model_key["weights"]))
 
     def pretrained(self) -> Path:
         """The embedded model's checkpoint."""

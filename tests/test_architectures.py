@@ -6,6 +6,7 @@ import pytest
 from conftest import random_model, word_tokenizer
 
 from dsmoe.cli import main
+from dsmoe.evaluation.samples import read_samples
 from dsmoe.results import Results
 
 
@@ -33,3 +34,14 @@ def test_what_cannot_be_fine_tuned_is_refused_by_name(tmp_path: Path, capsys: py
     word_tokenizer().save_pretrained(tmp_path / "model")
     assert compare(tmp_path, "methods=[base,sft]") == 2
     assert "trl finds no backbone in Llama4ForCausalLM" in capsys.readouterr().err
+
+
+def test_weights_that_change_between_runs_of_one_process_are_loaded_anew(tmp_path: Path) -> None:
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    values = []
+    for seed in (0, 1):
+        random_model("olmoe", seed).save_pretrained(tmp_path / "model")
+        assert compare(tmp_path, "methods=[base]") == 0
+    for path in tmp_path.glob("results/stages/evaluate/*/samples.parquet"):
+        values.append(tuple(tuple(sample.log_likelihoods or ()) for sample in read_samples(path)))
+    assert len(values) == len(set(values)) == 4
