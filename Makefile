@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos check bench clean
+.PHONY: help setup demo test test-chaos check families bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +34,9 @@ check: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+families: setup ## the table of families and modes in docs/families.md, made anew
+	$(BIN)/python tests/family_table.py
 
 bench: setup ## speed, as ratios taken side by side
 	$(BIN)/python tests/bench.py

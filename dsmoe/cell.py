@@ -14,7 +14,7 @@ from dsmoe.models.checkpoint import content_of, identity
 from dsmoe.models.load import device_of, threads_of
 from dsmoe.stage import Stage, stable_hash
 
-PRETRAIN, DISCOVER, SCORE, FINE_TUNE, EVALUATE, COMPARE = 1, 1, 1, 1, 1, 1
+PRETRAIN, DISCOVER, SCORE, FINE_TUNE, EVALUATE, COMPARE = 1, 1, 1, 1, 2, 2
 """The versions of the stages' code: raise one when that code would give another result."""
 
 Key = dict[str, Any]
@@ -135,6 +135,7 @@ class Cell:
             "strength": steering.strength,
             "mode": steering.mode,
             "scale_back": steering.scale_back,
+            "layers": steering.layers,
         }
         return {**key, "random": self.config.seed} if method == "random" else key
 

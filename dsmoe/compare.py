@@ -3,8 +3,6 @@
 import math
 import platform
 import subprocess
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from dsmoe.evaluation.samples import Sample, write_samples
 from dsmoe.progress import Reporter
 from dsmoe.report.table import csv_text, markdown
 from dsmoe.results import Results
-from dsmoe.session import Session
+from dsmoe.session import Answers, Session
 from dsmoe.stage import versions, write_whole
 from dsmoe.steering.steering import Steering
 
@@ -28,9 +26,10 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         samples: list[Sample] = []
         outcomes: list[Outcome] = []
         for method in cell.config.methods:
-            answered, steering = session.samples(method), session.steering(method)
-            samples += answered
-            outcomes += _outcomes(cell, answered, steering)
+            steering = session.steering(method)
+            for answers in session.answers(method):
+                samples += answers.samples
+                outcomes.append(_outcome(cell, answers, steering))
             if steering is not None:
                 steering.save(folder / f"steering-{method}.json")
         results = Results(
@@ -49,29 +48,24 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
     return Results.read(cell.folder / "results.json")
 
 
-def _outcomes(cell: Cell, samples: Sequence[Sample], steering: Steering | None) -> list[Outcome]:
-    """A method's right and wrong answers, task by task."""
-    outcomes = []
-    for task, answers in groupby(samples, key=lambda sample: sample.task):
-        answered = list(answers)
-        domain = answered[0].domain
-        outcomes.append(
-            Outcome(
-                method=answered[0].method,
-                task=task,
-                domain=domain,
-                role="target" if domain == cell.config.domain else "non_target",
-                metric=cell.config.benchmark.metric,
-                doc_ids=tuple(sample.doc_id for sample in answered),
-                doc_hashes=tuple(sample.doc_hash for sample in answered),
-                correct=tuple(sample.score == 1 for sample in answered),
-                chance=math.fsum(1 / sample.num_options for sample in answered) / len(answered),
-                strength=steering.strength if steering else None,
-                num_experts=steering.total_experts if steering else None,
-                mode=steering.mode if steering else None,
-            )
-        )
-    return outcomes
+def _outcome(cell: Cell, answers: Answers, steering: Steering | None) -> Outcome:
+    """A method's right and wrong answers on one task."""
+    answered, first = answers.samples, answers.samples[0]
+    return Outcome(
+        method=first.method,
+        task=first.task,
+        domain=first.domain,
+        role="target" if first.domain == cell.config.domain else "non_target",
+        metric=cell.config.benchmark.metric,
+        doc_ids=tuple(sample.doc_id for sample in answered),
+        doc_hashes=tuple(sample.doc_hash for sample in answered),
+        correct=tuple(sample.score == 1 for sample in answered),
+        chance=math.fsum(1 / sample.num_options for sample in answered) / len(answered),
+        strength=steering.strength if steering else None,
+        num_experts=steering.total_experts if steering else None,
+        mode=steering.mode if steering else None,
+        routing_changed=answers.routing_changed,
+    )
 
 
 def _provenance(cell: Cell, session: Session) -> dict[str, Any]:

@@ -151,12 +151,18 @@ class SteeringConfig:
     """Steered experts count 1 + strength times; 0 changes nothing, below 0 suppresses."""
     num_experts: Count | Share
     """Experts to steer over all layers: a count, or a fraction below 1."""
+    layers: tuple[int, int] | None
+    """Only experts of these layers: [first,last], both counted in; null takes all."""
     mode: Mode
     """What is scaled: logit, score (softmax or sigmoid) or gate (weights); force chooses always, or never below 0."""
     scale_back: bool
     """Whether mode gate keeps the sum of the weights."""
     file: str | None
     """A steering file of your own, for method steering."""
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
+            raise ValueError(f"layers: {list(self.layers)} is no window [first,last] of layers, counted from 0")
 
 
 @dataclass(frozen=True, slots=True)

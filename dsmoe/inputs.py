@@ -19,7 +19,7 @@ from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
 from dsmoe.models.checkpoint import content_of, model_config
 from dsmoe.models.load import router_shape
-from dsmoe.steering.steering import Steering, expert_count
+from dsmoe.steering.steering import Steering, expert_count, in_window
 
 SOURCES = "dsmoe.domains.sources"
 TASKS = "dsmoe.evaluation.tasks"
@@ -124,11 +124,13 @@ class Inputs:
 
     def _check_model(self) -> None:
         shape = router_shape(self.config.model)
-        expert_count(self.config.steering.num_experts, sum(shape.num_experts.values()))
+        steering = self.config.steering
+        experts = {layer: count for layer, count in shape.num_experts.items() if in_window(layer, steering.layers)}
+        expert_count(steering.num_experts, sum(experts.values()), steering.layers)
         if self.own_steering is not None:
             self.own_steering.check_fit(shape)
         if self.own_profile is not None:
-            Steering.from_profile(self.own_profile, self.config.steering.num_experts, 0).check_fit(shape)
+            Steering.from_profile(self.own_profile, steering.num_experts, 0, layers=steering.layers).check_fit(shape)
         if self.own_adapter is not None:
             check_adapter(self.own_adapter)
             if self.config.model.path is not None:

@@ -29,6 +29,18 @@ POOLED_DOMAIN = "all others"
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingChange:
+    """How many choices of steered routers were counted, one a token and layer, and how many of them steering changed.
+
+    A choice is changed if the unsteered router, given the same hidden state, would have chosen another set of experts.
+    Padding is routed and counted too.
+    """
+
+    choices: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """What one method reached on one task, or on all non-target questions together."""
 
@@ -43,6 +55,7 @@ class Row:
     strength: float | None = None
     num_experts: int | None = None
     mode: str | None = None
+    routing_changed: RoutingChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +132,13 @@ class Results:
         except ValueError as error:
             raise InputError(f"{path}: not JSON: {error}") from error
         _validate(document, path)
-        rows = tuple(Row(**row) for row in document.pop("rows"))
+        rows = tuple(_row(**fields) for fields in document.pop("rows"))
         comparisons = tuple(_comparison(**fields) for fields in document.pop("comparisons"))
         return cls(**document, rows=rows, comparisons=comparisons)
+
+
+def _row(routing_changed: dict[str, int] | None, **fields: Any) -> Row:
+    return Row(**fields, routing_changed=None if routing_changed is None else RoutingChange(**routing_changed))
 
 
 def _comparison(harm: dict[str, Any] | None, **fields: Any) -> Comparison:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,24 @@ from dsmoe.evaluation.evaluate import evaluate
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
 from dsmoe.models.load import LoadedModel, load_model
 from dsmoe.progress import Reporter
+from dsmoe.results import RoutingChange
 from dsmoe.stage import Stage, is_finished, stable_hash
 from dsmoe.steering.steer import steer
 from dsmoe.steering.steering import Steering
+from dsmoe.steering.watch import RoutingWatch
 
 PROFILE = "profile.safetensors"
 TRAINING = "training.json"
 SAMPLES = "samples.parquet"
+ROUTING = "routing.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One method's answers to one domain's test questions, and, where it steers, what became of the choices."""
+
+    samples: Sequence[Sample]
+    routing_changed: RoutingChange | None
 
 
 class Session:
@@ -153,42 +164,50 @@ class Session:
         if method not in ("dsmoe", "random"):
             return None
         steering = Steering.from_profile(
-            self.profile, config.num_experts, config.strength, config.mode, config.scale_back
+            self.profile, config.num_experts, config.strength, config.mode, config.scale_back, config.layers
         )
         return steering.random_control(self.config.seed) if method == "random" else steering
 
     @contextmanager
-    def applied(self, method: str) -> Iterator[LoadedModel]:
-        """The model as `method` makes it."""
+    def applied(self, method: str) -> Iterator[tuple[LoadedModel, RoutingWatch | None]]:
+        """The model as `method` makes it, watched where it is steered."""
         loaded, steering = self.loaded, self.steering(method)
         if steering is not None:
-            with steer(loaded.model, steering):
-                yield loaded
+            with steer(loaded.model, steering) as watch:
+                yield loaded, watch
         elif method == "sft":
             from dsmoe.baselines.lora import adapted
 
             with adapted(loaded.model, self.adapter()) as model:
-                yield LoadedModel(model, loaded.tokenizer)
+                yield LoadedModel(model, loaded.tokenizer), None
         elif method == "base":
-            yield loaded
+            yield loaded, None
         else:
             raise InputError(f"methods: {method!r} is not known")
 
-    def samples(self, method: str) -> list[Sample]:
-        """Every test question as `method` answered it, target domain first; only what is missing is asked."""
+    def answers(self, method: str) -> list[Answers]:
+        """Every test question as `method` answered it, the target domain first; only what is missing is asked."""
         stages = {domain: self.cell.evaluate(method, domain) for domain in self.cell.inputs.domains}
         missing = [d for d, stage in stages.items() if not is_finished(stage.folder(self.cell.results))]
         if missing:
-            with self.applied(method) as loaded:
+            with self.applied(method) as (loaded, watch):
                 for domain in missing:
-                    self._run(stages[domain], partial(self._ask, method, domain, loaded))
-        folders = [stage.folder(self.cell.results) for stage in stages.values()]
-        return [sample for folder in folders for sample in read_samples(folder / SAMPLES)]
+                    self._run(stages[domain], partial(self._ask, method, domain, loaded, watch))
+        return [_read_answers(stage.folder(self.cell.results)) for stage in stages.values()]
 
-    def _ask(self, method: str, domain: str, loaded: LoadedModel, folder: Path) -> None:
+    def _ask(self, method: str, domain: str, loaded: LoadedModel, watch: RoutingWatch | None, folder: Path) -> None:
         benchmark = self.config.benchmark
         with self.reporter.work(f"evaluate: {method} on {domain}") as advance:
             samples: Sequence[Sample] = evaluate(
                 loaded, self.cell.inputs.task(domain), method, benchmark.metric, benchmark.batch_size, advance
             )
         write_samples(samples, folder / SAMPLES)
+        if watch is not None:
+            (folder / ROUTING).write_text(json.dumps(asdict(watch.take())) + "\n", encoding="utf-8")
+
+
+def _read_answers(folder: Path) -> Answers:
+    """What an evaluation left behind."""
+    routing = folder / ROUTING
+    changed = RoutingChange(**json.loads(routing.read_text(encoding="utf-8"))) if routing.exists() else None
+    return Answers(read_samples(folder / SAMPLES), changed)

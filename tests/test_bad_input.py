@@ -199,6 +199,13 @@ CASES: list[Case] = [
     ("unknown source", nothing, ("dataset.source=../x",), ("dataset.source: '../x'", "mmlu_pro, records, world")),
     ("metric of another task", nothing, ("benchmark.metric=exact_match",), ("benchmark.metric", "acc, acc_norm")),
     ("too many experts", nothing, ("steering.num_experts=17",), ("steering.num_experts: 17", "1 to 16")),
+    (
+        "too many in the window",
+        nothing,
+        ("steering.num_experts=9", "steering.layers=[0,0]"),
+        ("steering.num_experts: 9", "1 to 8"),
+    ),
+    ("no router in the window", nothing, ("steering.layers=[1,1]",), ("steering.layers: no layer from 1 to 1",)),
     ("two methods for evaluate", nothing, ("evaluate", "methods=[base,sft]"), ("methods: evaluate takes one",)),
     ("a sweep for discover", nothing, ("discover", "+sweeps=strength"), ("discover runs one config",)),
     ("unknown flag", nothing, ("--fast",), ("--fast", "--multirun")),

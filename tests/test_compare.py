@@ -80,6 +80,15 @@ def test_compares_every_method_on_every_domain(capsys: pytest.CaptureFixture[str
     steered = {row.method: (row.strength, row.num_experts, row.mode) for row in found.rows}
     assert steered["dsmoe"] == steered["random"] == (4.0, 4, "logit")
     assert steered["base"] == (None, None, None)
+    for row in found.rows:
+        change = row.routing_changed
+        assert (change is not None) == (row.method in ("dsmoe", "random"))
+        assert change is None or 0 < change.changed < change.choices
+    pooled = {row.task: row.routing_changed for row in found.rows if row.method == "dsmoe" and row.role == "non_target"}
+    total = pooled.pop("non-target")
+    assert total is not None
+    assert total.changed == sum(change.changed for change in pooled.values() if change is not None)
+    assert "of the choices on chemistry" in path.with_name("table.md").read_text()
     assert found.provenance["versions"]["transformers"]
     assert "| dsmoe |" in path.with_name("table.md").read_text()
     assert path.with_name("table.csv").read_text().startswith("method,")

@@ -116,6 +116,23 @@ def test_layers_without_a_router_have_no_row(tokenizer: Any) -> None:
     assert set(Steering.from_profile(profile, 16, 1.0).experts) == {0, 2}
 
 
+def test_a_window_leaves_the_best_experts_of_its_layers(tokenizer: Any) -> None:
+    profile = discover(random_model("olmoe"), tokenizer, RECORDS)
+    everywhere = Steering.from_profile(profile, 24, 1.0)
+    for window, layers in (((0, 2), [0, 1, 2]), ((1, 2), [1, 2]), ((1, 1), [1]), ((2, 9), [2])):
+        steering = Steering.from_profile(profile, 3, 1.0, layers=window)
+        flat = sorted((-float(profile.scores[layer, e]), layer, e) for layer in layers for e in range(8))[:3]
+        assert sorted((layer, e) for layer, experts in steering.experts.items() for e in experts) == sorted(
+            (layer, e) for _, layer, e in flat
+        )
+    assert Steering.from_profile(profile, 0.25, 1.0, layers=(1, 1)).total_experts == 2
+    assert Steering.from_profile(profile, 24, 1.0, layers=(0, 2)).experts == everywhere.experts
+    with pytest.raises(InputError, match="no layer from 3 to 4 has a router"):
+        Steering.from_profile(profile, 1, 1.0, layers=(3, 4))
+    with pytest.raises(InputError, match="count from 1 to 8"):
+        Steering.from_profile(profile, 9, 1.0, layers=(1, 1))
+
+
 # Tokens: what may be important.
 
 

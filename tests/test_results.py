@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from dsmoe import results as results_module
 from dsmoe.errors import InputError
-from dsmoe.results import Comparison, Harm, Results, Row
+from dsmoe.results import Comparison, Harm, Results, RoutingChange, Row
 
 SCHEMA = json.loads(Path(results_module.__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
 
@@ -19,6 +19,7 @@ SCHEMA = json.loads(Path(results_module.__file__).with_name("results.schema.json
 def results() -> Results:
     base = Row("base", "task_chemistry", "chemistry", "target", "acc", 0.1 + 0.2, 0.04, 40)
     dsmoe = replace(base, method="dsmoe", value=1 / 3, strength=4.0, num_experts=8, mode="logit")
+    dsmoe = replace(dsmoe, routing_changed=RoutingChange(choices=900, changed=120))
     primary = Comparison(
         method="dsmoe",
         baseline="base",

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_model
-from hypothesis import HealthCheck, given, settings
+from accelerate import dispatch_model
+from accelerate.hooks import ModelHook, add_hook_to_module
+from conftest import CONFIGS, random_model
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -29,9 +31,9 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
         return model(INPUT).logits
 
 
-def some_steering(model: PreTrainedModel, strength: float = 4.0) -> Steering:
+def some_steering(model: PreTrainedModel, strength: float = 4.0, mode: str = "logit") -> Steering:
     first, *_, last = find_routers(model)
-    return Steering({first.layer: (1, 5), last.layer: (0,)}, strength)
+    return Steering({first.layer: (1, 5), last.layer: (0,)}, strength, mode)
 
 
 def state(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
@@ -118,22 +120,20 @@ def test_leaves_the_model_as_it_was_after_an_exception_in_the_forward(model: Pre
     assert_untouched(model, before)
 
 
-def test_an_own_forward_of_the_router_is_put_back(model: PreTrainedModel) -> None:
-    """Accelerate keeps a forward of its own in a module's `__dict__`."""
-    router = find_routers(model)[0].module
-    original = router.forward
-    calls = []
-
-    def own(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        return original(*args, **kwargs)
-
-    router.forward = own
+def test_accelerates_own_forward_is_kept(model: PreTrainedModel) -> None:
+    """Accelerate keeps a forward of its own in a module's `__dict__`; it must still be called, and be put back."""
+    base = logits(model)
     with steer(model, some_steering(model)):
-        calls.clear()
-        logits(model)
-        assert calls
-    assert router.__dict__["forward"] is own
+        expected = logits(model)
+    dispatch_model(model, {"": "cpu"}, force_hooks=True)
+    for router in find_routers(model):
+        add_hook_to_module(router.module, ModelHook())
+    before = state(model)
+    assert all("forward" in router.module.__dict__ for router in find_routers(model))
+    with steer(model, some_steering(model)):
+        assert torch.equal(logits(model), expected)
+    assert_untouched(model, before)
+    assert torch.equal(logits(model), base)
 
 
 @SOFTMAX_FAMILIES
@@ -176,16 +176,25 @@ def test_entering_draws_no_random_number(model: PreTrainedModel) -> None:
     assert torch.equal(drawn, torch.rand(4))
 
 
-def test_compiled_models_follow(model: PreTrainedModel) -> None:
-    """A graph compiled before, inside or between steerings never serves another one's logits."""
+COMPILED = [(family, "logit") for family in sorted(CONFIGS)] + [
+    ("olmoe", "score"), ("deepseek_v3", "score"), ("gpt_oss", "gate"), ("deepseek_v3", "gate"), ("olmoe", "force"),
+    ("llama4_text", "force"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "mode"), COMPILED)
+def test_compiled_models_follow(model: PreTrainedModel, mode: str) -> None:
+    """A graph compiled before, inside or between steerings never serves another one's logits, and counts as well."""
     base = logits(model)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for strength in (None, 4.0, 9.0, None):
         if strength is None:
             expected, found = base, logits(compiled)
         else:
-            with steer(model, some_steering(model, strength)):
-                expected, found = logits(model), logits(compiled)
+            with steer(model, some_steering(model, strength, mode)) as watch:
+                expected, change = logits(model), watch.take()
+                found = logits(compiled)
+                assert watch.take() == change
         assert torch.allclose(found, expected, rtol=0, atol=1e-6)
         assert strength is None or (expected - base).abs().max() > 1e-3
     torch.compiler.reset()
@@ -208,21 +217,38 @@ def test_bf16_logits_are_the_sum_in_bf16(family: str) -> None:
         assert torch.equal(router.read(output).logits, (plain.to(dtype) + delta).to(plain.dtype))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(
-    experts=st.dictionaries(st.sampled_from([0, 2]), st.sets(st.integers(0, 7), min_size=1).map(tuple), min_size=1),
+    family=st.sampled_from(sorted(CONFIGS)),
+    mode=st.sampled_from(["logit", "score", "gate", "force"]),
+    experts=st.lists(st.sets(st.integers(0, 7), max_size=3), min_size=3, max_size=3),
     strength=st.floats(-0.99, 1e4),
+    scale_back=st.booleans(),
     fails=st.booleans(),
 )
-def test_any_steering_comes_and_goes(experts: dict[int, tuple[int, ...]], strength: float, fails: bool) -> None:
-    model = random_model("qwen3_moe")
+def test_any_steering_comes_and_goes(
+    family: str, mode: str, experts: list[set[int]], strength: float, scale_back: bool, fails: bool
+) -> None:
+    """Whatever is steered, or refused, or breaks off in the middle of a forward: nothing of it is left."""
+    model = random_model(family)
+    routers = find_routers(model)
+    chosen = {router.layer: tuple(named) for router, named in zip(routers, experts, strict=False) if named}
+    assume(chosen)
     before, base = state(model), logits(model)
+
+    def fail(*_: Any) -> None:
+        raise ArithmeticError("in the middle")
+
     try:
-        with steer(model, Steering(experts, strength)):
+        with steer(model, Steering(chosen, strength, mode, scale_back)):
             assert logits(model).isfinite().all()
             if fails:
-                raise ArithmeticError
-    except ArithmeticError:
+                hook = decoder_layers(model)[-1].register_forward_hook(fail)
+                try:
+                    logits(model)
+                finally:
+                    hook.remove()
+    except (ArithmeticError, InputError, SteeringError):
         pass
     assert_untouched(model, before)
     assert torch.equal(logits(model), base)
@@ -251,6 +277,19 @@ def test_a_bypassed_router_raises(model: PreTrainedModel) -> None:
     before = state(model)
     with pytest.raises(SteeringError, match="not reached"), steer(model, some_steering(model)):
         pass
+    assert_untouched(model, before)
+
+
+def test_a_path_that_bypasses_a_router_later_raises(model: PreTrainedModel) -> None:
+    """The entry's proof sees one way through the model; another way may be taken afterwards, as kernels do."""
+    router = find_routers(model)[-1]
+    block = operator.attrgetter(router.family.path.rpartition(".")[0])(decoder_layers(model)[router.layer])
+    returns_a_pair = model.config.model_type in ("gpt_oss", "llama4_text")
+    before = state(model)
+    with pytest.raises(SteeringError, match="equally many tokens"), steer(model, some_steering(model)):
+        block.forward = lambda hidden: (hidden, None) if returns_a_pair else hidden
+        logits(model)
+    del block.forward
     assert_untouched(model, before)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dsmoe.errors import InputError
 from dsmoe.report.table import csv_text, markdown, numbers, rich_table, sentences
-from dsmoe.results import Comparison, Harm, Results, Row
+from dsmoe.results import Comparison, Harm, Results, RoutingChange, Row
 
 
 def comparison(method: str, baseline: str, **fields: object) -> Comparison:
@@ -124,6 +124,20 @@ def test_the_primary_family_in_words() -> None:
     assert sentences(results())[1] == expected
     assert f"- {expected}\n" in markdown(results())
     assert expected in " ".join(terminal(results()).split())
+
+
+def test_what_steering_did_to_the_routing_in_words() -> None:
+    changes = {"target": RoutingChange(1000, 123), "non_target": RoutingChange(8, 1)}
+    steered = [
+        replace(row, strength=4.0, num_experts=8, mode="logit", routing_changed=changes[row.role])
+        if row.method == "dsmoe"
+        else row
+        for row in results().rows
+    ]
+    assert sentences(replace(results(), rows=tuple(steered)))[-1] == (
+        "dsmoe steers 8 experts (mode logit, strength 4); in their layers it changed 12.3% of the choices on "
+        "chemistry, 12.5% of the choices on all others"
+    )
 
 
 def test_words_for_evidence_for_none_and_for_rounding_to_nothing() -> None:

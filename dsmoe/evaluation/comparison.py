@@ -16,7 +16,18 @@ from dsmoe.evaluation.statistics import (
     non_inferiority,
     smallest_visible_effect,
 )
-from dsmoe.results import CHANCE, POOLED_DOMAIN, POOLED_TASK, Comparison, Family, Harm, Role, Row, Verdict
+from dsmoe.results import (
+    CHANCE,
+    POOLED_DOMAIN,
+    POOLED_TASK,
+    Comparison,
+    Family,
+    Harm,
+    Role,
+    RoutingChange,
+    Row,
+    Verdict,
+)
 
 SIGNIFICANCE = 0.05
 
@@ -45,6 +56,7 @@ class Outcome:
     strength: float | None = None
     num_experts: int | None = None
     mode: str | None = None
+    routing_changed: RoutingChange | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.doc_ids) == len(self.doc_hashes) == len(self.correct):
@@ -204,8 +216,15 @@ def _row(task: str, domain: str, outcomes: Sequence[Outcome]) -> Row:
     value = sum(sum(outcome.correct) for outcome in outcomes) / n
     stderr = math.sqrt(value * (1 - value) / max(1, n - 1))
     first = outcomes[0]
-    steering = (first.strength, first.num_experts, first.mode)
+    steering = (first.strength, first.num_experts, first.mode, _routing_changed(outcomes))
     return Row(first.method, task, domain, first.role, first.metric, value, stderr, n, *steering)
+
+
+def _routing_changed(outcomes: Sequence[Outcome]) -> RoutingChange | None:
+    changes = [outcome.routing_changed for outcome in outcomes if outcome.routing_changed is not None]
+    if not changes:
+        return None
+    return RoutingChange(sum(change.choices for change in changes), sum(change.changed for change in changes))
 
 
 def _chance_row(task: str, domain: str, outcomes: Sequence[Outcome]) -> Row:

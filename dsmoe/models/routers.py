@@ -26,6 +26,14 @@ class RouterOutput(NamedTuple):
     chosen: torch.Tensor
 
 
+Factors = torch.Tensor | float
+"""What a softmax or sigmoid is multiplied by: [experts], or 1.0."""
+
+
+def _highest_logits(router: Any, logits: torch.Tensor, factors: Factors) -> torch.Tensor:
+    return logits + factors.log() if isinstance(factors, torch.Tensor) else logits
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """How the routers of a model family work; one of these stands in each file of `families/`.
@@ -38,9 +46,7 @@ class Family:
     """
 
     path: str
-    choice_scores: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] = lambda router, logits, factors: (
-        logits + factors.log()
-    )
+    choice_scores: Callable[[Any, torch.Tensor, Factors], torch.Tensor] = _highest_logits
     chooses_on_logits: bool = False
     read: Callable[[Any, Any], RouterOutput] = lambda router, output: RouterOutput(*output)
     write: Callable[[Any, Any, torch.Tensor], Any] = lambda router, output, weights: (output[0], weights, output[2])
@@ -64,10 +70,8 @@ class Router:
         """What the module's forward returned, with other weights [tokens, top_k] for the chosen experts."""
         return self.family.write(self.module, output, weights)
 
-    def choice_scores(self, logits: torch.Tensor, factors: torch.Tensor | None = None) -> torch.Tensor:
+    def choice_scores(self, logits: torch.Tensor, factors: Factors = 1.0) -> torch.Tensor:
         """The scores [tokens, experts] of which the router chooses the highest; `factors` [experts] scale them."""
-        if factors is None:
-            factors = torch.ones(self.num_experts, device=logits.device)
         return self.family.choice_scores(self.module, logits, factors)
 
 
@@ -137,6 +141,13 @@ def rounding(scores: torch.Tensor) -> torch.Tensor:
     """
     finite = scores.float().abs().nan_to_num(posinf=0.0)
     return TIE * finite.amax(dim=-1).clamp(min=1)
+
+
+def follows(scores_TE: torch.Tensor, chosen_TK: torch.Tensor) -> torch.Tensor:
+    """For which tokens [tokens] no expert left out has a higher score than one that was chosen, but for rounding."""
+    lowest_chosen = scores_TE.gather(1, chosen_TK).amin(dim=1)
+    highest_left_out = scores_TE.scatter(1, chosen_TK, -torch.inf).amax(dim=1)
+    return lowest_chosen >= highest_left_out - rounding(scores_TE)
 
 
 def near_tie(scores: torch.Tensor, top_k: int) -> torch.Tensor:

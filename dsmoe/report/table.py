@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsmoe.errors import InputError
-from dsmoe.results import CHANCE, POOLED_TASK, Comparison, Results, Row
+from dsmoe.results import CHANCE, POOLED_DOMAIN, POOLED_TASK, Comparison, Results, Row
 
 COLUMNS = ("method", "target", "Δ base [95%]", "p", "verdict", "others", "Δ base [95%]", "harm")
 NOTE = (
@@ -51,8 +51,9 @@ def numbers(results: Results) -> list[dict[str, str]]:
 
 
 def sentences(results: Results) -> list[str]:
-    """The primary family in words, a line a comparison."""
-    return [_sentence(comparison) for comparison in results.comparisons if comparison.family == "primary"]
+    """The primary family in words, a line a comparison; then what each steering did to the routing."""
+    primary = [_sentence(comparison) for comparison in results.comparisons if comparison.family == "primary"]
+    return primary + _routing_sentences(results)
 
 
 def rich_table(results: Results) -> Group:
@@ -139,6 +140,28 @@ def _sentence(comparison: Comparison) -> str:
         return f"{words}; {comparison.n} questions are too few to see any effect with power 0.8"
     visible = _percent(comparison.smallest_visible_effect)
     return f"{words}; an effect of {visible} points would have been seen with power 0.8"
+
+
+def _routing_sentences(results: Results) -> list[str]:
+    """A line a steered method: how many of the steered layers' choices came out otherwise."""
+    lines = []
+    for method in dict.fromkeys(row.method for row in results.rows if row.routing_changed is not None):
+        shares = [
+            f"{_percent(row.routing_changed.changed / row.routing_changed.choices)}% of the choices on {row.domain}"
+            for row in results.rows
+            if row.method == method and row.routing_changed is not None and row.domain in _headed(results)
+        ]
+        row = next(row for row in results.rows if row.method == method)
+        lines.append(
+            f"{method} steers {row.num_experts} experts (mode {row.mode}, strength {row.strength:g}); in their layers "
+            f"it changed {', '.join(shares)}"
+        )
+    return lines
+
+
+def _headed(results: Results) -> tuple[str, str]:
+    """The domains that the main table has columns for."""
+    return (_target(results).domain, POOLED_DOMAIN)
 
 
 def _target(results: Results) -> Row:

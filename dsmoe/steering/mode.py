@@ -1,41 +1,59 @@
-"""What a mode of steering is: how one router's forward changes, and how to see that it did."""
+"""What a mode of steering is: what it makes of a router's logits, scores and output, and how to see that it did."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dsmoe.models.routers import Router, RouterOutput, rounding
+from dsmoe.models.routers import Router, RouterOutput
 from dsmoe.steering.steering import Steering
 
 Forward = Callable[..., Any]
+SCORES = (functional.softmax, torch.softmax, torch.Tensor.softmax, torch.sigmoid, torch.Tensor.sigmoid)
 
 
-class Mode(ABC):
-    """One router under one steering; each file of `modes/` has one of these, called `MODE`.
+class Mode:
+    """One router under one steering; each file of `modes/` has a subclass, called `MODE`. This one changes nothing.
 
     Raises InputError, on making, where the mode means nothing for the router's family.
     """
 
+    moves_choice = True
+    """Whether other experts may be chosen; else only their weights change."""
+    may_be_undone = False
+    """Whether what comes after the logits can undo the mode, so that `undone` must be asked about every token."""
+
     def __init__(self, router: Router, steering: Steering) -> None:
         self.router = router
-        self.experts = list(steering.experts[router.layer])
+        self.experts = list(steering.experts.get(router.layer, ()))
         self.steering = steering
         self.device = next(router.module.parameters()).device
 
-    @abstractmethod
-    def steered(self, original: Forward) -> Forward:
-        """The router's forward under the mode, made of the original one."""
+    def logits(self, linear: torch.Tensor) -> torch.Tensor:
+        """What the rest of the router sees in place of the result [..., experts] of its one `F.linear`."""
+        return linear
 
-    @abstractmethod
+    def scores(self, scores: torch.Tensor) -> torch.Tensor:
+        """What the rest of the router sees in place of its softmax or sigmoid [tokens, experts]."""
+        return scores
+
+    def output(self, output: Any) -> Any:
+        """What the model sees in place of what the router's forward returned."""
+        return output
+
+    def undone(self, chosen_TK: torch.Tensor) -> torch.Tensor:
+        """Which tokens [tokens] were routed against the mode."""
+        return torch.zeros(len(chosen_TK), dtype=torch.bool, device=chosen_TK.device)
+
     def fault(self, linear: torch.Tensor, plain: RouterOutput, moved: RouterOutput) -> str | None:
         """What the router did otherwise than the mode says, None if nothing.
 
-        `linear` [tokens, experts] is what the unsteered router's `F.linear` returned, `plain` what its forward did, and
+        `linear` [..., experts] is what the unsteered router's `F.linear` returned, `plain` what its forward did, and
         `moved` what the steered one did.
         """
+        return None
 
     def alpha(self) -> torch.Tensor:
         """α = 1 + strength for the steered experts, 1 for the others: [experts] in float32."""
@@ -49,32 +67,19 @@ class Mode(ABC):
 
 
 class Intercept(TorchFunctionMode):
-    """Passes the result of every call of one of `functions` inside it through `change`, and counts the calls."""
+    """Inside it a mode changes what a router's `F.linear`, and its softmax or sigmoid, return.
 
-    def __init__(self, functions: tuple[Any, ...], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    `linear` keeps what `F.linear` itself returned, call by call.
+    """
+
+    def __init__(self, mode: Mode) -> None:
         super().__init__()
-        self.functions = functions
-        self.change = change
+        self.mode = mode
+        self.linear: list[torch.Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        return self.change(result) if func in self.functions else result
-
-
-def intercepted(
-    original: Forward, functions: tuple[Any, ...], change: Callable[[torch.Tensor], torch.Tensor]
-) -> Forward:
-    """`original`, with `change` made to what those functions return inside it."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with Intercept(functions, change):
-            return original(*args, **kwargs)
-
-    return forward
-
-
-def follows(scores_TE: torch.Tensor, chosen_TK: torch.Tensor) -> bool:
-    """Whether no expert that was left out has a higher score than one that was chosen, but for rounding."""
-    lowest_chosen = scores_TE.gather(1, chosen_TK).min(dim=1).values
-    highest_left_out = scores_TE.scatter(1, chosen_TK, -torch.inf).max(dim=1).values
-    return bool((lowest_chosen >= highest_left_out - rounding(scores_TE)).all())
+        if func is functional.linear:
+            self.linear.append(result)
+            return self.mode.logits(result)
+        return self.mode.scores(result) if func in SCORES else result

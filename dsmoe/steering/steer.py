@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from dsmoe import plugins
 from dsmoe.errors import InputError, SteeringError
 from dsmoe.models.routers import find_routers, shape_of
-from dsmoe.steering.mode import Forward, Mode, intercepted
+from dsmoe.steering.mode import Forward, Mode
 from dsmoe.steering.steering import Steering
+from dsmoe.steering.watch import UNDOING, RoutingWatch, steered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,19 +27,23 @@ PROBE_TOKENS = 16
 
 
 @contextmanager
-def steer(model: "PreTrainedModel", steering: Steering) -> Iterator["PreTrainedModel"]:
+def steer(model: "PreTrainedModel", steering: Steering) -> Iterator[RoutingWatch]:
     """Steer `model` inside the context; on leaving, also by an exception, it is as it was, to the bit.
 
     On entry one forward over a few tokens proves, layer by layer, that the routers are reached and did, to the bit,
-    what the mode says (DSMoE, arXiv 2604.05267, Eq. 11), and that the choice follows. A backward pass belongs inside
-    the context too. Strength 0 takes the same way and changes no bit.
+    what the mode says (DSMoE, arXiv 2604.05267, Eq. 11), and that the choice follows. The watch that is yielded counts
+    the choices that changed, and on leaving every steered layer must have routed equally many tokens. A backward pass
+    belongs inside the context too. Strength 0 takes the same way and changes no bit.
 
-    Raises InputError where the steering does not fit the model, SteeringError where the proof fails.
+    Raises InputError where the steering does not fit the model, SteeringError where the proof fails, on entry or on
+    leaving.
     """
     modes = _modes(model, steering)
     _prove(model, modes)
-    with _forwards({mode.router.module: _marked(mode.steered(mode.router.module.forward)) for mode in modes}):
-        yield model
+    watch = RoutingWatch(modes)
+    with _forwards({mode.router.module: watch.over(mode, mode.router.module.forward) for mode in modes}):
+        yield watch
+    watch.take()
 
 
 def _modes(model: "PreTrainedModel", steering: Steering) -> list[Mode]:
@@ -50,12 +54,6 @@ def _modes(model: "PreTrainedModel", steering: Steering) -> list[Mode]:
         raise InputError("steering: the model is steered already; leave that context first")
     kind = plugins.load(MODES, steering.mode, "steering.mode").MODE
     return [kind(routers[layer], steering) for layer in steering.experts]
-
-
-def _marked(forward: Forward) -> Forward:
-    """`forward`, to be known as a steered one."""
-    forward.is_steered = True  # type: ignore[attr-defined]
-    return forward
 
 
 @contextmanager
@@ -78,23 +76,18 @@ def _prove(model: "PreTrainedModel", modes: list[Mode]) -> None:
     """Run a few tokens through the model with every steered router watched; raise SteeringError unless all moved."""
     reached = set()
 
-    def watched(mode: Mode) -> Forward:
+    def proven(mode: Mode) -> Forward:
         layer, original = mode.router.layer, mode.router.module.forward
-        steered = mode.steered(original)
+        unsteered = Mode(mode.router, mode.steering)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            linear: list[torch.Tensor] = []
-
-            def note(result: torch.Tensor) -> torch.Tensor:
-                linear.append(result)
-                return result
-
-            plain = mode.router.read(intercepted(original, (functional.linear,), note)(*args, **kwargs))
-            if len(linear) != 1:
-                raise SteeringError(f"layer {layer}: the router calls F.linear {len(linear)} times, not once")
-            output = steered(*args, **kwargs)
-            if fault := mode.fault(linear[0], plain, mode.router.read(output)):
+            plain, linear = steered(unsteered, original, args, kwargs)
+            output, _ = steered(mode, original, args, kwargs)
+            moved = mode.router.read(output)
+            if fault := mode.fault(linear, mode.router.read(plain), moved):
                 raise SteeringError(f"layer {layer}: {fault}")
+            if mode.undone(moved.chosen).any():
+                raise SteeringError(f"layer {layer}: mode {mode.steering.mode} is undone by {UNDOING}")
             reached.add(layer)
             return output
 
@@ -102,8 +95,7 @@ def _prove(model: "PreTrainedModel", modes: list[Mode]) -> None:
 
     device = model.get_input_embeddings().weight.device
     probe = torch.linspace(0, model.config.vocab_size - 1, PROBE_TOKENS, device=device).long()[None]
-    watching = {mode.router.module: watched(mode) for mode in modes}
-    with _forwards(watching), torch.no_grad(), torch.random.fork_rng():
+    with _forwards({mode.router.module: proven(mode) for mode in modes}), torch.no_grad(), torch.random.fork_rng():
         model(input_ids=probe, use_cache=False)
     if missed := [mode.router.layer for mode in modes if mode.router.layer not in reached]:
         raise SteeringError(f"the routers of layers {missed} were not reached: the model bypasses their forward")

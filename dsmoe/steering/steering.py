@@ -84,16 +84,21 @@ class Steering:
         strength: float,
         mode: str = "logit",
         scale_back: bool = True,
+        layers: tuple[int, int] | None = None,
     ) -> "Steering":
         """Steer the `num_experts` best-scored experts over all layers (Eq. 9); ties go to the lower layer and index.
 
-        An integer is a count, a float below 1 a fraction of all experts. Raises InputError for more than there are.
+        An integer is a count, a float below 1 a fraction of all experts. `layers` (first, last) leaves only the experts
+        of those layers, both counted in. Raises InputError for more experts than there are, and for layers none of
+        which has a router.
         """
         chosen: dict[int, list[int]] = {}
         width = profile.scores.shape[1]
-        best = np.argsort(-profile.scores.flatten().double().numpy(), kind="stable")
-        for position in best[: expert_count(num_experts, profile.scores.numel())].tolist():
-            chosen.setdefault(profile.layers[position // width], []).append(position % width)
+        rows = [row for row, layer in enumerate(profile.layers) if in_window(layer, layers)]
+        count = expert_count(num_experts, len(rows) * width, layers)
+        best = np.argsort(-profile.scores[rows].flatten().double().numpy(), kind="stable")
+        for position in best[:count].tolist():
+            chosen.setdefault(profile.layers[rows[position // width]], []).append(position % width)
         return cls(
             {layer: tuple(experts) for layer, experts in chosen.items()},
             strength,
@@ -186,8 +191,18 @@ class Steering:
             raise InputError(f"{path}: {error}") from error
 
 
-def expert_count(num_experts: int | float, total: int) -> int:
-    """`num_experts` of `total` as a count; a float below 1 is a fraction, at least one expert."""
+def in_window(layer: int, layers: tuple[int, int] | None) -> bool:
+    """Whether the layer lies in the window (first, last), both counted in; None takes all layers."""
+    return layers is None or layers[0] <= layer <= layers[1]
+
+
+def expert_count(num_experts: int | float, total: int, layers: tuple[int, int] | None = None) -> int:
+    """`num_experts` of `total` as a count; a float below 1 is a fraction, at least one expert.
+
+    `total` counts the experts in the window `layers`. Raises InputError where it cannot be.
+    """
+    if total == 0 and layers is not None:
+        raise InputError(f"steering.layers: no layer from {layers[0]} to {layers[1]} has a router")
     count = max(1, round(num_experts * total)) if 0 < num_experts < 1 else num_experts
     if not 1 <= count <= total or count != int(count):
         raise InputError(

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from dsmoe.models.routers import Family
+from dsmoe.models.routers import Factors, Family
 
 
-def choice_scores(router: Any, logits: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+def choice_scores(router: Any, logits: torch.Tensor, factors: Factors) -> torch.Tensor:
     """Probabilities; 0 outside the groups whose best expert is likeliest (arXiv 2405.04434, section 2.2.2)."""
     probabilities = logits.float().softmax(dim=-1) * factors
     if router.topk_method == "greedy":

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from dsmoe.models.routers import Family
+from dsmoe.models.routers import Factors, Family
 
 
-def choice_scores(router: Any, logits: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+def choice_scores(router: Any, logits: torch.Tensor, factors: Factors) -> torch.Tensor:
     """Corrected scores; -inf outside the groups whose two best experts sum highest (arXiv 2412.19437, Eq. 16)."""
     corrected = logits.float().sigmoid() * factors + router.e_score_correction_bias
     grouped = corrected.view(*corrected.shape[:-1], router.num_group, -1)

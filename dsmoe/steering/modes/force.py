@@ -1,13 +1,10 @@
 """Mode `force`: steered experts are always chosen (strength above 0) or never (below 0); SteerMoE (2509.09660)."""
 
-from typing import Any
-
 import torch
-from torch.nn import functional
 
-from dsmoe.errors import InputError, SteeringError
-from dsmoe.models.routers import Router, RouterOutput
-from dsmoe.steering.mode import Forward, Mode, follows, intercepted
+from dsmoe.errors import InputError
+from dsmoe.models.routers import Router, RouterOutput, follows
+from dsmoe.steering.mode import Mode
 from dsmoe.steering.steering import Steering
 
 MARGIN = 2**-6
@@ -16,6 +13,8 @@ MARGIN = 2**-6
 
 class Force(Mode):
     """Replaces logits by s = log-softmax(z); steered experts get max(s) + ε, or min(s) − ε, token by token."""
+
+    may_be_undone = True
 
     def __init__(self, router: Router, steering: Steering) -> None:
         super().__init__(router, steering)
@@ -26,45 +25,33 @@ class Force(Mode):
                 f"steering: layer {router.layer}: mode force {what} {len(self.experts)} experts; with "
                 f"top-{router.top_k} of {router.num_experts} at most {most} can be"
             )
+        self.steered = self.spread(1.0, 0.0).bool()
 
-    def steered(self, original: Forward) -> Forward:
-        """The router's forward with forced logits; raises SteeringError where a bias or a group undoes the force."""
-        forced = intercepted(original, (functional.linear,), self._forced)
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            output = forced(*args, **kwargs)
-            if not self._obeyed(self.router.read(output).chosen):
-                raise SteeringError(
-                    f"layer {self.router.layer}: mode force is undone by a correction bias or a group limit"
-                )
-            return output
-
-        return forward
-
-    def _forced(self, logits: torch.Tensor) -> torch.Tensor:
+    def logits(self, linear: torch.Tensor) -> torch.Tensor:
+        """The forced logits; at strength 0 the router's own."""
         if self.steering.strength == 0:
-            return logits
-        scores = logits.float().log_softmax(dim=-1)
+            return linear
+        scores = linear.float().log_softmax(dim=-1)
         if self.steering.strength > 0:
             edge = scores.amax(dim=-1, keepdim=True)
             value = edge + MARGIN * edge.abs().clamp(min=1)
         else:
             edge = scores.amin(dim=-1, keepdim=True)
             value = edge - MARGIN * edge.abs().clamp(min=1)
-        steered = self.spread(1.0, 0.0).bool().to(logits.device)
-        return torch.where(steered, value, scores).to(logits)
+        return torch.where(self.steered.to(linear.device), value, scores).to(linear)
 
-    def _obeyed(self, chosen_TK: torch.Tensor) -> bool:
+    def undone(self, chosen_TK: torch.Tensor) -> torch.Tensor:
+        """Tokens [tokens] for which a correction bias or a group limit has undone the force."""
         if self.steering.strength == 0:
-            return True
-        present = [(chosen_TK == expert).any(dim=-1) for expert in self.experts]
-        return bool(torch.stack(present).all() if self.steering.strength > 0 else not torch.stack(present).any())
+            return super().undone(chosen_TK)
+        forced = self.steered.to(chosen_TK.device)[chosen_TK].sum(dim=-1)
+        return forced != (len(self.experts) if self.steering.strength > 0 else 0)
 
     def fault(self, linear: torch.Tensor, plain: RouterOutput, moved: RouterOutput) -> str | None:
-        """The logits must be the forced ones, to the bit; the choice follows them."""
-        if not torch.equal(moved.logits, self._forced(linear).to(plain.logits).view_as(moved.logits)):
+        """The logits must be the forced ones, to the bit; the choice follows them, and the force."""
+        if not torch.equal(moved.logits, self.logits(linear).to(plain.logits).view_as(moved.logits)):
             return "router logits are not the forced ones"
-        if not follows(self.router.choice_scores(moved.logits), moved.chosen):
+        if not follows(self.router.choice_scores(moved.logits), moved.chosen).all():
             return "the chosen experts are not those with the highest scores"
         return None
 

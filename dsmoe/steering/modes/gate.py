@@ -7,24 +7,26 @@ from typing import Any
 
 import torch
 
-from dsmoe.models.routers import RouterOutput
-from dsmoe.steering.mode import Forward, Mode
+from dsmoe.models.routers import Router, RouterOutput
+from dsmoe.steering.mode import Mode
+from dsmoe.steering.steering import Steering
 
 
 class Gate(Mode):
     """Changes the weights that the router returns; which experts are chosen stays."""
 
-    def steered(self, original: Forward) -> Forward:
-        """The router's forward with other weights."""
+    moves_choice = False
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            output = original(*args, **kwargs)
-            return self.router.write(output, self._weights(self.router.read(output)))
+    def __init__(self, router: Router, steering: Steering) -> None:
+        super().__init__(router, steering)
+        self.factors = self.alpha()
 
-        return forward
+    def output(self, output: Any) -> Any:
+        """The router's output with other weights."""
+        return self.router.write(output, self._weights(self.router.read(output)))
 
     def _weights(self, output: RouterOutput) -> torch.Tensor:
-        weights = output.weights * self.alpha().to(output.weights)[output.chosen]
+        weights = output.weights * self.factors.to(output.weights)[output.chosen]
         if not self.steering.scale_back or self.steering.strength == 0:
             return weights
         scaled = weights.float()

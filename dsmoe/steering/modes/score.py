@@ -1,14 +1,11 @@
 """Mode `score`: the router's softmax or sigmoid times α, before the choice, not renormalised."""
 
 import torch
-from torch.nn import functional
 
 from dsmoe.errors import InputError
-from dsmoe.models.routers import Router, RouterOutput
-from dsmoe.steering.mode import Forward, Mode, follows, intercepted
+from dsmoe.models.routers import Router, RouterOutput, follows
+from dsmoe.steering.mode import Mode
 from dsmoe.steering.steering import Steering
-
-SCORES = (functional.softmax, torch.softmax, torch.Tensor.softmax, torch.sigmoid, torch.Tensor.sigmoid)
 
 
 class Score(Mode):
@@ -21,17 +18,17 @@ class Score(Mode):
                 f"steering.mode: score means nothing for {type(router.module).__name__}, which chooses on its logits, "
                 "before any softmax or sigmoid; use logit"
             )
+        self.factors = self.alpha()
 
-    def steered(self, original: Forward) -> Forward:
-        """The router's forward with its scores scaled before the choice."""
-        alpha = self.alpha()
-        return intercepted(original, SCORES, lambda scores: scores * alpha.to(scores))
+    def scores(self, scores: torch.Tensor) -> torch.Tensor:
+        """The scores times α."""
+        return scores * self.factors.to(scores)
 
     def fault(self, linear: torch.Tensor, plain: RouterOutput, moved: RouterOutput) -> str | None:
         """The logits stay, to the bit; the choice follows the scaled scores."""
         if not torch.equal(moved.logits, plain.logits):
             return "the router's logits moved, where only its scores should"
-        if not follows(self.router.choice_scores(plain.logits, self.alpha()), moved.chosen):
+        if not follows(self.router.choice_scores(plain.logits, self.factors), moved.chosen).all():
             return "the chosen experts are not those with the highest scaled scores"
         return None
 
