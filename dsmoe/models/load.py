@@ -89,6 +89,9 @@ def load_model(path: str, config: ModelConfig, weights: str) -> LoadedModel:
 def _from_pretrained(path: str, **settings: Any) -> tuple["PreTrainedModel", Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from dsmoe.models import deepseek
+
+    deepseek.register()
     common = {key: settings[key] for key in ("revision", "trust_remote_code") if key in settings}
     try:
         with _quiet():
