@@ -104,7 +104,7 @@ def random_weights(config: dict[str, Any]) -> Weights:
     return weights
 
 
-def publish(folder: Path, **changes: Any) -> Weights:
+def publish(folder: Path, begins: bool = True, **changes: Any) -> Weights:
     """Write a checkpoint as it is on the Hub, its config changed; what it says of code is not there. Its weights."""
     config = CONFIG | changes
     folder.mkdir(exist_ok=True)
@@ -117,7 +117,14 @@ def publish(folder: Path, **changes: Any) -> Weights:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([BOS, EOS])
     tokenizer.save(str(folder / "tokenizer.json"))
-    declared = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
+    declared = {
+        "add_bos_token": begins,
+        "add_eos_token": False,
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": EOS,
+        "tokenizer_class": "LlamaTokenizerFast",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(declared), encoding="utf-8")
     return weights
 
@@ -236,6 +243,17 @@ def test_its_tokenizer_keeps_spaces_and_bytes(tmp_path: Path) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert len(ids) == len(text.encode())
     assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_text_begins_once_where_the_tokenizer_config_wants_it(tmp_path: Path, begins: bool) -> None:
+    publish(tmp_path, begins)
+    first = [CONFIG["bos_token_id"]] if begins else []
+    for _ in range(2):
+        tokenizer = load(tmp_path).tokenizer
+        assert tokenizer("a fox").input_ids == first + tokenizer("a fox", add_special_tokens=False).input_ids
+        load_model.cache_clear()
+        tokenizer.save_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
