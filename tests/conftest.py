@@ -8,6 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ from transformers import (
 )
 
 from dsmoe.domains.records import LETTERS, Record
+from dsmoe.models import deepseek
 from dsmoe.models.routers import find_routers
 
 torch.set_num_threads(1)
+deepseek.register()
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Data and golden outputs that do not come with the project."""
@@ -82,7 +85,15 @@ LINEAR_ATTENTION = {
     "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "linear_attention", "full_attention"],
 }
-CONFIGS = {
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "deepseek": lambda: deepseek.DeepseekConfig(
+        **SIZES,
+        n_routed_experts=8,
+        n_shared_experts=2,
+        moe_intermediate_size=16,
+        intermediate_size=48,
+        first_k_dense_replace=1,
+    ),
     "deepseek_v2": lambda: DeepseekV2Config(**SIZES | GROUPED | LATENT_ATTENTION, topk_method="group_limited_greedy"),
     "deepseek_v2_greedy": lambda: DeepseekV2Config(**SIZES | GROUPED | LATENT_ATTENTION, topk_method="greedy"),
     "deepseek_v3": lambda: DeepseekV3Config(**SIZES | GROUPED | LATENT_ATTENTION, norm_topk_prob=True),

@@ -23,7 +23,7 @@ def best(scores: torch.Tensor, count: int) -> list[int]:
 
 
 def softmax_then_top_k(router: Any, config: Any, z: torch.Tensor, factors: torch.Tensor) -> Choice:
-    """Qwen-MoE, Qwen3-Next, OLMoE, Mixtral."""
+    """Qwen-MoE, Qwen3-Next, OLMoE, Mixtral, DeepSeek-MoE."""
     p = z.exp() / z.exp().sum() * factors
     chosen = best(p, router.top_k)
     total = sum(p[e] for e in chosen) if getattr(config, "norm_topk_prob", config.model_type == "mixtral") else 1.0
@@ -87,6 +87,7 @@ def llama4(router: Any, config: Any, z: torch.Tensor, factors: torch.Tensor) -> 
 
 
 RULES: dict[str, Callable[[Any, Any, torch.Tensor, torch.Tensor], Choice]] = {
+    "deepseek": softmax_then_top_k,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "ernie4_5_moe": ernie4_5,

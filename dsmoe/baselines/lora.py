@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from dsmoe.baselines.adapter import WEIGHTS, check_adapter
 from dsmoe.baselines.untouched import untouched
 from dsmoe.errors import InputError
+from dsmoe.models import deepseek
 from dsmoe.models.routers import decoder_layers, find_routers
 
 PROJECTION = re.compile(r"\.(gate|up|gate_up|down)_proj(\.weight)?$")
@@ -105,6 +106,7 @@ def check_fit(folder: Path, model_config: PreTrainedConfig) -> None:
     No weights are read, neither the model's nor the adapter's.
     """
     config = _read_config(folder)
+    deepseek.register()
     with safe_open(folder / WEIGHTS, framework="pt") as file, torch.device("meta"):
         state = {name: torch.empty(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         model = AutoModelForCausalLM.from_config(model_config)

@@ -34,11 +34,16 @@ def model_config(config: ModelConfig) -> Any:
     """The transformers config at `model.path`. Raises InputError where it cannot be had or its routers are unknown."""
     from transformers import AutoConfig
 
+    from dsmoe.models import deepseek
+
     where = f"model.path: {config.path}"
+    deepseek.register()
     try:
         found = AutoConfig.from_pretrained(
             config.path or "", revision=config.revision, trust_remote_code=config.trust_remote_code
         )
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{where} is no folder here and cannot be had from the Hub: {reason}") from error

@@ -87,12 +87,15 @@ def load_model(path: str, config: ModelConfig, weights: str) -> LoadedModel:
 
 
 def _from_pretrained(path: str, **settings: Any) -> tuple["PreTrainedModel", Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    from dsmoe.models import deepseek
+
+    deepseek.register()
     common = {key: settings[key] for key in ("revision", "trust_remote_code") if key in settings}
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path, **common)
+            tokenizer = _tokenizer(path, **common)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path, **settings, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
             )
@@ -112,6 +115,20 @@ def _from_pretrained(path: str, **settings: Any) -> tuple["PreTrainedModel", Any
             )
     check_family(model.config.model_type, f"model.path: {path}")
     return model, tokenizer
+
+
+def _tokenizer(path: str, **settings: Any) -> Any:
+    """The tokenizer at `path`, which begins a text with the BOS token where its config wants that."""
+    from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    tokenizer = AutoTokenizer.from_pretrained(path, **settings)
+    declared = get_tokenizer_config(path, **settings)
+    # transformers 5 believes tokenizer.json alone. DeepSeek's does not say it, because Llama's class used to see to it.
+    of_llama = str(declared.get("tokenizer_class")).startswith("LlamaTokenizer")
+    if of_llama and declared.get("add_bos_token") and tokenizer.bos_token_id not in tokenizer("a").input_ids:
+        tokenizer.add_bos_token = True
+    return tokenizer
 
 
 @contextmanager
