@@ -43,6 +43,12 @@ VERBS = {
         "dsmoe.verbs:evaluate",
         overrides=("methods=[base]",),
     ),
+    "export": Verb(
+        "write a steering for use elsewhere: a folder that dsmoe.load_steered or transformers loads",
+        "dsmoe export domain=chemistry steering.strength=4 paths.export=FOLDER",
+        "dsmoe.verbs:export",
+        overrides=("methods=[dsmoe]",),
+    ),
 }
 
 
