@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dsmoe.domains.read import read_records as read_records
     from dsmoe.domains.records import Record as Record
     from dsmoe.errors import InputError as InputError
+    from dsmoe.steering.export import load_steered as load_steered
     from dsmoe.steering.steer import steer as steer
     from dsmoe.steering.steering import Steering as Steering
 
@@ -18,6 +19,7 @@ _HOMES = {
     "Record": "dsmoe.domains.records",
     "Steering": "dsmoe.steering.steering",
     "discover": "dsmoe.discovery.discover",
+    "load_steered": "dsmoe.steering.export",
     "read_records": "dsmoe.domains.read",
     "steer": "dsmoe.steering.steer",
 }

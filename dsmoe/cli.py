@@ -50,6 +50,9 @@ def _run(given: list[str]) -> int:
     if name not in VERBS:
         raise InputError(f"{name!r} is not one of the verbs {', '.join(VERBS)}{did_you_mean(name, list(VERBS))}")
     verb = VERBS[name]
+    if verb.foreign:
+        given.remove(name)
+        return _function(verb.run)(given)
     if not flags.isdisjoint({"-h", "--help"}):
         print(verb_help(name, verb))
         return 0

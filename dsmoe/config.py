@@ -187,6 +187,8 @@ class SftConfig:
 class PathsConfig:
     results: Text
     """The folder of all results."""
+    export: Text | None
+    """A new folder for what dsmoe export writes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,17 @@ from dsmoe.config import choices, config_root
 
 @dataclass(frozen=True)
 class Verb:
-    """What a verb does, its own defaults as overrides, and the function that does it, as `module:function`."""
+    """What a verb does, its own defaults as overrides, and the function that does it, as `module:function`.
+
+    A verb that is `foreign` is another program's command line: its arguments and its help are left to that.
+    """
 
     help: str
     example: str
     run: str
     overrides: tuple[str, ...] = ()
     sweeps: bool = False
+    foreign: bool = False
 
 
 VERBS = {
@@ -42,6 +46,18 @@ VERBS = {
         "dsmoe evaluate methods=[base] domain=biology",
         "dsmoe.verbs:evaluate",
         overrides=("methods=[base]",),
+    ),
+    "export": Verb(
+        "write a steering for use elsewhere: a folder that dsmoe.load_steered or transformers loads",
+        "dsmoe export domain=chemistry steering.strength=4 paths.export=FOLDER",
+        "dsmoe.verbs:export",
+        overrides=("methods=[dsmoe]",),
+    ),
+    "lm-eval": Verb(
+        "lm-eval's own command line, with a model `dsmoe` that takes a steering",
+        "dsmoe lm-eval run --model dsmoe --model_args pretrained=MODEL,steering=FILE --tasks TASK",
+        "dsmoe.harness:main",
+        foreign=True,
     ),
 }
 

@@ -1,7 +1,7 @@
 """A stage: a part of the config and its code's version → a hash → a folder that is written whole or not at all.
 
-Nothing else decides where results are written. A stage that is finished is never made again; one that was killed has
-left nothing but a temporary folder, which the next attempt removes.
+Nothing else decides where results are written, or how a folder comes to be. A stage that is finished is never made
+again; one that was killed has left nothing but a temporary folder, which the next attempt removes.
 """
 
 import hashlib
@@ -110,6 +110,36 @@ def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], 
     return folder
 
 
+def write_new(folder: Path, make: Callable[[Path], None], key: str) -> None:
+    """A folder of the user's own, which config key `key` names: whatever `make(temporary folder)` writes, and no more.
+
+    It appears in one step, as a stage does. Raises InputError where there is something, or another process at work.
+    """
+    check_new(folder, key)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    try:
+        with FileLock(path, timeout=0):
+            try:
+                check_new(folder, key)
+                _appear(folder, make)
+            finally:
+                path.unlink(missing_ok=True)
+    except Timeout:
+        raise InputError(f"{key}: another process is writing {folder}") from None
+
+
+def check_new(folder: Path, key: str) -> None:
+    """Raise InputError unless `folder` can be made, or is there and empty; `key` is the config key that names it."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{key}: {folder} is there already and is no empty folder; name a new one")
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise InputError(f"{key}: {folder} cannot be made: {above} is not a folder")
+    if not os.access(above, os.W_OK):
+        raise InputError(f"{key}: {folder} cannot be made: nothing may be written to {above}")
+
+
 def _other_versions(folder: Path) -> str:
     """What a finished folder was made with, where that is not what runs now: its numbers may differ by rounding."""
     made_with = json.loads((folder / "status.json").read_text(encoding="utf-8"))["versions"]
@@ -118,26 +148,35 @@ def _other_versions(folder: Path) -> str:
 
 
 def _make(folder: Path, config: Mapping[str, Any], make: Callable[[Path], None]) -> None:
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     started = time.time()
-    try:
+
+    def make_described(temporary: Path) -> None:
         (temporary / "config.yaml").write_text(
             yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True), encoding="utf-8"
         )
         make(temporary)
+        status = {
+            "state": "finished",
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "seconds": round(time.time() - started, 3),
+            "host": platform.node(),
+            "versions": versions(),
+        }
+        (temporary / "status.json").write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
+
+    _appear(folder, make_described)
+
+
+def _appear(folder: Path, make: Callable[[Path], None]) -> None:
+    """`folder`, which is not there or empty, with whatever `make(temporary folder)` writes, or not at all."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        make(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    status = {
-        "state": "finished",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 3),
-        "host": platform.node(),
-        "versions": versions(),
-    }
-    (temporary / "status.json").write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
     for path in temporary.rglob("*"):
         _flush(path)
     _flush(temporary)

@@ -3,6 +3,8 @@
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +18,12 @@ from dsmoe.errors import InputError
 from dsmoe.progress import Reporter
 from dsmoe.report.table import rich_table
 from dsmoe.session import Session
+from dsmoe.stage import check_new, write_new
+from dsmoe.steering.export import BAKED, write_export
 from dsmoe.steering.steering import Steering
 
 BEST = 10
+EXPORTED = ("dsmoe", "random", "steering")
 
 
 def compare(composed: Sequence[Composed]) -> int:
@@ -65,6 +70,29 @@ def discover(composed: Sequence[Composed]) -> int:
         f"{report.tokens_near_threshold} tokens near the threshold, {report.choices_near_tie} choices near a tie"
     )
     console.print(f"profile: {path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def export(composed: Sequence[Composed]) -> int:
+    """Write what one method steers into a folder of its own, for use elsewhere."""
+    reporter, console = _outputs()
+    (one,) = composed
+    key, config = "paths.export", one.config
+    if len(config.methods) != 1 or config.methods[0] not in EXPORTED:
+        raise InputError(f"methods: export takes one of {', '.join(EXPORTED)}, not {', '.join(config.methods)}")
+    if config.paths.export is None:
+        raise InputError(f"{key}: export wants a new folder; add {key}=FOLDER")
+    folder = Path(config.paths.export).resolve()
+    check_new(folder, key)
+    session = Session(Cell(config), reporter)
+    steering = session.steering(config.methods[0])
+    assert steering is not None
+    model = config.model
+    if model.pretrain is not None:
+        model = replace(model, path=str(session.pretrained()), pretrain=None)
+    write_new(folder, lambda temporary: write_export(temporary, steering, model), key)
+    form = "a steered checkpoint" if (folder / BAKED).exists() else "a steering and its base, for dsmoe.load_steered"
+    console.print(f"export: {folder}: {form}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -208,6 +208,30 @@ CASES: list[Case] = [
     ("no router in the window", nothing, ("steering.layers=[1,1]",), ("steering.layers: no layer from 1 to 1",)),
     ("two methods for evaluate", nothing, ("evaluate", "methods=[base,sft]"), ("methods: evaluate takes one",)),
     ("a sweep for discover", nothing, ("discover", "+sweeps=strength"), ("discover runs one config",)),
+    ("a sweep for export", nothing, ("export", "+sweeps=strength"), ("export runs one config",)),
+    ("no folder for export", nothing, ("export", *own_steering("good.json")), ("paths.export=FOLDER",)),
+    ("two methods for export", nothing, ("export", "methods=[dsmoe,random]"), ("export takes one of", "dsmoe, random")),
+    ("base for export", nothing, ("export", "methods=[base]"), ("export takes one of dsmoe, random, steering",)),
+    ("adapter for export", nothing, ("export", *own_adapter("adapter")), ("export takes one of", "not sft")),
+    ("export over a folder", nothing, ("export", DISCOVERS, *on("paths.export", "good")), ("good is there already",)),
+    (
+        "export over a file",
+        nothing,
+        ("export", DISCOVERS, *on("paths.export", "good.jsonl")),
+        ("paths.export", "is there already"),
+    ),
+    (
+        "export below a file",
+        nothing,
+        ("export", DISCOVERS, *on("paths.export", "good.jsonl/x")),
+        ("good.jsonl is not a folder",),
+    ),
+    (
+        "export of another steering",
+        nothing,
+        ("export", *own_steering("no.json"), *on("paths.export", "new")),
+        ("no.json: cannot be read",),
+    ),
     ("unknown flag", nothing, ("--fast",), ("--fast", "--multirun")),
     ("results in a file", nothing, ("paths.results={files}/good.jsonl/x",), ("paths.results", "cannot be made")),
     # Domains and splits.
@@ -497,7 +521,7 @@ def listing(folder: Path) -> dict[str, int]:
 
 def command(case: tuple[str, ...], files: Path) -> list[str]:
     """The good command with the case's arguments over its own."""
-    verb, *rest = case if case[0] in ("discover", "evaluate") else ("compare", *case)
+    verb, *rest = case if case[0] in ("discover", "evaluate", "export") else ("compare", *case)
     changed = {argument.partition("=")[0] for argument in rest}
     kept = [argument for argument in GOOD if argument.partition("=")[0] not in changed]
     return [verb, *(argument.format(files=files) if "{files}" in argument else argument for argument in [*kept, *rest])]

@@ -64,7 +64,9 @@ def test_what_is_scientific_changes_the_cell_and_what_depends_on_it(
     assert {name for name in now if now[name] != defaults[name]} == changed | {"cell"}
 
 
-@pytest.mark.parametrize("override", ["paths.results=elsewhere", "study=other", "model.device=cpu"])
+@pytest.mark.parametrize(
+    "override", ["paths.results=elsewhere", "paths.export=there", "study=other", "model.device=cpu"]
+)
 def test_transport_changes_nothing(override: str, defaults: dict[str, str]) -> None:
     import torch
 

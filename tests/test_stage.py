@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmoe import InputError
-from dsmoe.stage import Stage, is_finished, stable_hash, write_whole
+from dsmoe.stage import Stage, is_finished, stable_hash, write_new, write_whole
 
 STAGE = Stage(
     "discover", 1, {"records": "abc", "quantile": 0.15, "stop_words": ["a", "b"], "model": {"x": 1, "y": None}}
@@ -202,3 +202,35 @@ def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"paths\.results: .*file/stages/discover cannot be made: Not a directory"):
         STAGE.run(tmp_path / "file", value_maker, print)
+
+
+# Folders of the user's own.
+
+
+def test_an_own_folder_holds_what_is_made_and_no_more(tmp_path: Path) -> None:
+    write_new(tmp_path / "a" / "own", value_maker, "paths.export")
+    assert [path.name for path in (tmp_path / "a" / "own").iterdir()] == ["inner"]
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "own"]
+    with pytest.raises(InputError, match=r"paths\.export: .*own is there already"):
+        write_new(tmp_path / "a" / "own", value_maker, "paths.export")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_nothing_of_an_own_folder(error: type[BaseException], tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        value_maker(folder)
+        raise error
+
+    with pytest.raises(error):
+        write_new(tmp_path / "own", fail, "paths.export")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_own_folder_is_written_by_one_at_a_time(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        with pytest.raises(InputError, match="another process is writing"):
+            write_new(tmp_path / "own", value_maker, "paths.export")
+        value_maker(folder)
+
+    write_new(tmp_path / "own", make, "paths.export")
+    assert list(tmp_path.iterdir()) == [tmp_path / "own"]

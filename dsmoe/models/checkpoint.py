@@ -21,7 +21,12 @@ def identity(config: ModelConfig) -> dict[str, Any]:
     if is_local(config):
         check_folder(Path(config.path or ""))
         return {"content": content_of(Path(config.path or ""))}
-    return {"hub": config.path, "commit": model_config(config)._commit_hash}
+    model_config(config)
+    from transformers.utils import cached_file
+
+    # The Hub's cache calls the folder of a snapshot by its commit.
+    snapshot = Path(cached_file(config.path, "config.json", revision=config.revision)).parent
+    return {"hub": config.path, "commit": snapshot.name}
 
 
 def is_local(config: ModelConfig) -> bool:

@@ -63,11 +63,18 @@ def _shape_of_folder(path: str, content: str, trust_remote_code: bool) -> Router
 
 @lru_cache(maxsize=1)
 def load_model(path: str, config: ModelConfig, weights: str) -> LoadedModel:
-    """The model at `path`, a folder or a Hub id, as the config wants it run; loaded once for all cells of a sweep.
+    """The model of `fresh_model`, loaded once for all cells of a sweep.
 
-    `weights` is a hash of what lies at the path: if that changed, the model that was loaded before will not do. Raises
-    InputError for a checkpoint that lacks weights, or whose weights do not fit its config: transformers would go on
-    with random ones.
+    `weights` is a hash of what lies at the path: if that changed, the model that was loaded before will not do.
+    """
+    return fresh_model(path, config)
+
+
+def fresh_model(path: str, config: ModelConfig) -> LoadedModel:
+    """The model at `path`, a folder or a Hub id, as the config wants it run; nobody else has it.
+
+    Raises InputError for a checkpoint that lacks weights, or whose weights do not fit its config: transformers would go
+    on with random ones.
     """
     torch.set_num_threads(threads_of(config))
     device = device_of(config)

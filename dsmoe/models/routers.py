@@ -42,7 +42,8 @@ class Family:
     the published rule by which the top k are chosen: from a router module, its logits, and factors [experts] on its
     softmax or sigmoid, to scores [tokens, experts], lowest for experts that cannot be chosen. `chooses_on_logits` is
     true where there is no softmax or sigmoid before the choice. `read` turns what the router's forward returns into a
-    RouterOutput, `write` puts other weights into it.
+    RouterOutput, `write` puts other weights into it. `bias` leads from a decoder layer to a bias of the router's own,
+    a tensor [experts] in checkpoints that is added to the logits before the choice; None where there is none.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Family:
     chooses_on_logits: bool = False
     read: Callable[[Any, Any], RouterOutput] = lambda router, output: RouterOutput(*output)
     write: Callable[[Any, Any, torch.Tensor], Any] = lambda router, output, weights: (output[0], weights, output[2])
+    bias: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,12 @@ class RouterShape:
     num_experts: Mapping[int, int]
 
 
+def family_of(model_type: str) -> Family:
+    """How routers of this model type work. Raises InputError where that is not known."""
+    family: Family = plugins.load(FAMILIES, model_type, "model").FAMILY
+    return family
+
+
 def known_families() -> list[str]:
     """The model types whose routers we know."""
     return plugins.names(FAMILIES)
@@ -113,7 +121,7 @@ def find_routers(model: "PreTrainedModel") -> list[Router]:
     """
     config = model.config
     check_family(config.model_type, type(model).__name__)
-    family: Family = plugins.load(FAMILIES, config.model_type, "model").FAMILY
+    family = family_of(config.model_type)
     at = operator.attrgetter(family.path)
     routers = []
     for layer, block in enumerate(decoder_layers(model)):

@@ -2,4 +2,4 @@
 
 from dsmoe.models.routers import Family
 
-FAMILY = Family("mlp.router", chooses_on_logits=True)
+FAMILY = Family("mlp.router", chooses_on_logits=True, bias="mlp.router.bias")
