@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos check families bench clean
+.PHONY: help setup demo test test-chaos test-gpu check families bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,6 +29,9 @@ test: setup ## all tests but the slow ones, on two cores
 
 test-chaos: setup ## kill a comparison twenty times at random moments; it must end as if undisturbed
 	$(BIN)/pytest -m chaos tests/test_chaos.py
+
+test-gpu: setup ## what a GPU could do otherwise than the CPU; skipped without one
+	$(BIN)/pytest -m gpu tests/test_gpu.py
 
 check: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -146,12 +146,17 @@ class Cell:
 
     @property
     def _scientific(self) -> Key:
-        """The config as it comes out here: the device that `auto` means; no paths, whose content stages know."""
+        """The config as it comes out here: the device that `auto` means.
+
+        Without paths, whose content stages know, and without what spreads or saves memory and changes no bit.
+        """
         content = self.content
         content["model"] |= {"device": device_of(self.config.model), "threads": threads_of(self.config.model)}
         for group, key in (
             ("model", "path"),
+            ("model", "device_map"),
             ("dataset", "path"),
+            ("discovery", "checkpointing"),
             ("discovery", "profile"),
             ("steering", "file"),
             ("sft", "adapter"),

@@ -71,6 +71,8 @@ class ModelConfig:
     """Number type of the weights."""
     device: Device
     """Where the model runs; auto takes a GPU where there is one."""
+    device_map: Text | None
+    """How layers are spread over several GPUs, for accelerate: auto, balanced, sequential…; null is auto."""
     threads: Count | None
     """CPU threads; null leaves them to torch. Another number gives other bits."""
     attn_implementation: Text | None
@@ -139,6 +141,8 @@ class DiscoveryConfig:
     """Never important: english, a file with a word a line, or a list."""
     batch_tokens: Count
     """Padded tokens a forward and backward pass."""
+    checkpointing: bool | None
+    """Run each layer twice to save memory; null does so from a billion parameters."""
     limit: Count | None
     """Most records to discover from; null takes the whole split."""
     profile: str | None

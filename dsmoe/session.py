@@ -91,6 +91,7 @@ class Session:
                     quantile=discovery.quantile,
                     stop_words=discovery.stop_words,
                     batch_tokens=discovery.batch_tokens,
+                    checkpointing=discovery.checkpointing,
                     folder=folder,
                     progress=advance,
                 )

@@ -7,6 +7,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -141,6 +143,34 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="right"
     )
+
+
+def quantised_gpt_oss(folder: Path) -> Path:
+    """A gpt-oss checkpoint in the form of the published ones: experts in MXFP4, all else in bf16."""
+    config = GptOssConfig(
+        vocab_size=200, hidden_size=64, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, num_local_experts=8, num_experts_per_tok=2, sliding_window=64,
+        max_position_embeddings=256, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for router in find_routers(model):
+        torch.nn.init.normal_(router.module.get_parameter("weight"), std=0.5)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    for name in [name for name in weights if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, width, height = weights.pop(name).shape
+        weights[f"{name}_blocks"] = torch.randint(0, 256, (experts, height, width // 32, 16), dtype=torch.uint8)
+        weights[f"{name}_scales"] = torch.randint(120, 124, (experts, height, width // 32), dtype=torch.uint8)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantization_config"] = {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens"],
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
 
 
 def random_records(count: int, domain: str = "alpha", seed: int = 0) -> list[Record]:

@@ -68,7 +68,7 @@ def deepseek_v2(router: Any, config: Any, z: torch.Tensor, factors: torch.Tensor
 def deepseek_v3(router: Any, config: Any, z: torch.Tensor, factors: torch.Tensor) -> Choice:
     """DeepSeek-V3, GLM-4.5."""
     sigmoid = factors / (1 + (-z).exp())
-    corrected = sigmoid + router.e_score_correction_bias.double()
+    corrected = sigmoid + router.e_score_correction_bias.double().cpu()
     allowed = groups_of(corrected, config, lambda scores: scores[0] + scores[1])
     chosen = [e for e in best(corrected, len(corrected)) if e in allowed][: router.top_k]
     total = sum(sigmoid[e] for e in chosen)
@@ -77,7 +77,7 @@ def deepseek_v3(router: Any, config: Any, z: torch.Tensor, factors: torch.Tensor
 
 def ernie4_5(router: Any, config: Any, z: torch.Tensor, factors: torch.Tensor) -> Choice:
     p = z.exp() / z.exp().sum() * factors
-    chosen = best(p + router.moe_statics.e_score_correction_bias.double().squeeze(0), router.top_k)
+    chosen = best(p + router.moe_statics.e_score_correction_bias.double().cpu().squeeze(0), router.top_k)
     total = max(float(sum(p[e] for e in chosen)), config.moe_norm_min)
     return {e: float(p[e]) / total for e in chosen}
 
@@ -142,15 +142,16 @@ def by_hand(model: PreTrainedModel, steering: Steering) -> Iterator[list[bool]]:
             return {e: weight * back for e, weight in gated.items()}
 
         def routed(hidden: torch.Tensor) -> Any:
-            flat = hidden.reshape(-1, hidden.shape[-1]).double()
+            flat = hidden.reshape(-1, hidden.shape[-1]).double().cpu()
             bias = getattr(module, "bias", None)
-            z = flat @ module.weight.double().T + (0 if bias is None else bias.double())
+            z = flat @ module.weight.double().cpu().T + (0 if bias is None else bias.double().cpu())
             choices = [choose(row) for row in z]
             chosen = torch.tensor([list(choice) for choice in choices])
             weights = torch.tensor([list(choice.values()) for choice in choices]).float()
+            returned: tuple[torch.Tensor, ...] = (z.float(), weights, chosen)
             if model.config.model_type == "llama4_text":
-                return torch.zeros_like(z).float().scatter(1, chosen, weights), z.float()
-            return z.float(), weights, chosen
+                returned = (torch.zeros_like(z).float().scatter(1, chosen, weights), z.float())
+            return tuple(tensor.to(hidden.device) for tensor in returned)
 
         return routed
 
@@ -166,7 +167,7 @@ def by_hand(model: PreTrainedModel, steering: Steering) -> Iterator[list[bool]]:
 
 def outputs(model: PreTrainedModel, seed: int) -> list[torch.Tensor]:
     """Logits of prompts of unequal length, padded left and right, and of generation with a cache."""
-    ids = torch.randint(3, 190, (2, 12), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(3, 190, (2, 12), generator=torch.Generator().manual_seed(seed)).to(model.device)
     masks = [torch.ones_like(ids), torch.ones_like(ids), torch.ones_like(ids)]
     masks[1][0, :5] = 0
     masks[2][1, 8:] = 0

@@ -65,7 +65,15 @@ def test_what_is_scientific_changes_the_cell_and_what_depends_on_it(
 
 
 @pytest.mark.parametrize(
-    "override", ["paths.results=elsewhere", "paths.export=there", "study=other", "model.device=cpu"]
+    "override",
+    [
+        "paths.results=elsewhere",
+        "paths.export=there",
+        "study=other",
+        "model.device=cpu",
+        "model.device_map=balanced",
+        "discovery.checkpointing=true",
+    ],
 )
 def test_transport_changes_nothing(override: str, defaults: dict[str, str]) -> None:
     import torch

@@ -130,7 +130,7 @@ def publish(folder: Path, begins: bool = True, **changes: Any) -> Weights:
 
 
 def model_config(folder: Path, trust_remote_code: bool = False, experts: str | None = None) -> ModelConfig:
-    return ModelConfig("deepseek", str(folder), None, "float32", "cpu", 1, None, experts, trust_remote_code, None)
+    return ModelConfig("deepseek", str(folder), None, "float32", "cpu", None, 1, None, experts, trust_remote_code, None)
 
 
 def load(folder: Path, trust_remote_code: bool = False, experts: str | None = None) -> LoadedModel:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dsmoe import ExpertProfile, InputError, Record, Steering, discover, steer
 from dsmoe.discovery.profile import RoutingCounts
 from dsmoe.discovery.rules import dsmoe, dsmoe_code, frequency
 from dsmoe.discovery.rules import random as random_rule
-from dsmoe.discovery.saliency import salient_batches
+from dsmoe.discovery.saliency import SalientBatch, salient_batches
 from dsmoe.discovery.tokens import CONTENT, IGNORED, PLAIN, TokenKinds
 from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
 from dsmoe.domains.records import LETTERS
@@ -75,6 +76,29 @@ def test_batches_and_padding_change_saliencies_by_rounding_only(model: PreTraine
     alone = torch.cat([batch.saliency_N for batch in salient_batches(model, iter([p] for p in prompts))])
     (together,) = salient_batches(model, iter([prompts]))
     assert torch.allclose(together.saliency_N, alone, rtol=1e-5, atol=0)
+
+
+def test_checkpointing_keeps_less_and_changes_no_bit(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Layers run again on the way back, in evaluation mode: phimoe would route otherwise in training mode."""
+    prompts = [tokenizer(discovery_prompt(record)).input_ids for record in RECORDS]
+    kept = {}
+
+    def run(checkpointing: bool) -> SalientBatch:
+        kept[checkpointing] = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            kept[checkpointing] += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            (batch,) = salient_batches(model, iter([prompts]), checkpointing)
+        return batch
+
+    plain, again = run(False), run(True)
+    for field in fields(SalientBatch):
+        assert torch.equal(getattr(plain, field.name), getattr(again, field.name))
+    assert kept[True] < kept[False] / 2
+    assert not any("forward" in module.__dict__ for module in model.modules())
 
 
 def test_batch_size_changes_no_count(model: PreTrainedModel, tokenizer: Any) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_model, random_records, word_tokenizer
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedModel
+from conftest import quantised_gpt_oss, random_model, random_records, word_tokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dsmoe import InputError, Steering, load_steered, steer
 from dsmoe.cli import main
@@ -147,36 +147,8 @@ def test_bf16_biases_are_rounded_and_no_more(tmp_path: Path) -> None:
     assert model.dtype == torch.bfloat16
 
 
-def quantised(folder: Path) -> Path:
-    """A gpt-oss checkpoint in the form of the published ones: experts in MXFP4, all else in bf16."""
-    config = GptOssConfig(
-        vocab_size=200, hidden_size=64, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, num_local_experts=8, num_experts_per_tok=2, sliding_window=64,
-        max_position_embeddings=256, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    for router in find_routers(model):
-        torch.nn.init.normal_(router.module.get_parameter("weight"), std=0.5)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    weights = load_file(folder / "model.safetensors")
-    for name in [name for name in weights if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
-        experts, width, height = weights.pop(name).shape
-        weights[f"{name}_blocks"] = torch.randint(0, 256, (experts, height, width // 32, 16), dtype=torch.uint8)
-        weights[f"{name}_scales"] = torch.randint(120, 124, (experts, height, width // 32), dtype=torch.uint8)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    settings = json.loads((folder / "config.json").read_text())
-    settings["quantization_config"] = {
-        "quant_method": "mxfp4",
-        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens"],
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
-    return folder
-
-
 def test_quantised_experts_stay_as_they_are(tmp_path: Path) -> None:
-    base, steering = quantised(tmp_path / "base"), Steering(EXPERTS, 4.0)
+    base, steering = quantised_gpt_oss(tmp_path / "base"), Steering(EXPERTS, 4.0)
     assert export(base, tmp_path / "export", steering, "model.dtype=bfloat16") == 0
     assert differing(base, tmp_path / "export") == BIASES
     found = logits(stock(tmp_path / "export", dtype=torch.float32))

@@ -23,12 +23,11 @@ from dsmoe.config import SftConfig
 from dsmoe.domains.prompts import Scoring, evaluation_prompt
 from dsmoe.domains.records import Record
 from dsmoe.errors import InputError
+from dsmoe.models.forwards import CHECKPOINTING_FROM
 
 Report = Callable[[int, int, float], None]
 
 IGNORED = -100
-CHECKPOINTING_FROM = 1_000_000_000
-"""Parameters from which activations are computed twice to save memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ def discover(
     stop_words: str | Iterable[str] = "english",
     *,
     batch_tokens: int = 4096,
+    checkpointing: bool | None = None,
     seed: int = 0,
     folder: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -45,7 +46,8 @@ def discover(
 
     A token is important if its saliency lies strictly above the `quantile` of all real tokens' pooled saliencies, and
     it is neither a stop word nor punctuation. Tokens' choices are spilled to `folder` (a temporary one by default), so
-    that memory grows by one float a token. `progress(done, total)` is called with numbers of prompts.
+    that memory grows by one float a token; `checkpointing` saves memory in the backward pass, by default for large
+    models. `progress(done, total)` is called with numbers of prompts.
 
     Raises InputError for no records, an unknown rule or a prompt longer than the model's context.
     """
@@ -58,7 +60,7 @@ def discover(
     words = read_stop_words(stop_words)
     routers = find_routers(model)
     with tempfile.TemporaryDirectory(dir=folder) as spill:
-        passed = _pass(model, tokenizer, records, batch_tokens, progress)
+        passed = _pass(model, tokenizer, records, batch_tokens, checkpointing, progress)
         tokens = _Tokens(Path(spill), passed, len(routers), routers[0].top_k)
         counts, report = tokens.counts(TokenKinds(tokenizer, words), quantile, routers[0].num_experts, len(records))
     if report.important_share < LEAST_IMPORTANT_SHARE:
@@ -86,6 +88,7 @@ def _pass(
     tokenizer: Any,
     records: Sequence[Record],
     batch_tokens: int,
+    checkpointing: bool | None,
     progress: Callable[[int, int], None],
 ) -> Iterator[SalientBatch]:
     """Every batch of the records' prompts, once through the model."""
@@ -104,7 +107,8 @@ def _pass(
         )
     batches = batches_by_length(lengths, batch_tokens)
     done = 0
-    for batch, found in zip(batches, salient_batches(model, (list(map(prompt, b)) for b in batches)), strict=True):
+    prompts = (list(map(prompt, batch)) for batch in batches)
+    for batch, found in zip(batches, salient_batches(model, prompts, checkpointing), strict=True):
         yield found
         done += len(batch)
         progress(done, len(records))

@@ -87,9 +87,14 @@ def fresh_model(path: str, config: ModelConfig) -> LoadedModel:
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         dtype=getattr(torch, config.dtype),
-        device_map="auto" if device == "cuda" else None,
+        device_map=config.device_map or "auto" if device == "cuda" else None,
         **{key: value for key, value in implementations.items() if value is not None},
     )
+    if away := sorted({str(place) for place in getattr(model, "hf_device_map", {}).values()} & {"cpu", "disk"}):
+        raise InputError(
+            f"model.device_map: {path} does not fit the GPUs: parts of it would lie on {' and '.join(away)}, where "
+            "routers can be neither watched nor steered; use more GPUs"
+        )
     return LoadedModel(model.eval(), tokenizer)
 
 
@@ -104,7 +109,12 @@ def _from_pretrained(path: str, **settings: Any) -> tuple["PreTrainedModel", Any
         with _quiet():
             tokenizer = _tokenizer(path, **common)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path, **settings, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+                path,
+                **settings,
+                **_plain_weights(path, **common),
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
     except Exception as error:  # Broken checkpoints end in errors of every kind; tokenizers raises bare Exceptions.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -122,6 +132,22 @@ def _from_pretrained(path: str, **settings: Any) -> tuple["PreTrainedModel", Any
             )
     check_family(model.config.model_type, f"model.path: {path}")
     return model, tokenizer
+
+
+def _plain_weights(path: str, **settings: Any) -> dict[str, Any]:
+    """The settings by which quantised weights are loaded as plain ones, wherever transformers can.
+
+    Discovery wants gradients through them, and kernels for quantised experts bypass the router, as MXFP4's do.
+    """
+    from transformers import AutoConfig
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    found = getattr(AutoConfig.from_pretrained(path, **settings), "quantization_config", None)
+    quantisation = AutoQuantizationConfig.from_dict(found) if isinstance(found, dict) else found
+    if quantisation is None or not hasattr(quantisation, "dequantize"):
+        return {}
+    quantisation.dequantize = True
+    return {"quantization_config": quantisation}
 
 
 def _tokenizer(path: str, **settings: Any) -> Any:

@@ -129,6 +129,8 @@ def find_routers(model: "PreTrainedModel") -> list[Router]:
             module = at(block)
         except AttributeError:
             continue
+        if not next(module.parameters()).is_floating_point():
+            raise InputError(f"{type(model).__name__}: the router of layer {layer} is quantised; it must be left alone")
         routers.append(Router(layer, module, module.num_experts, module.top_k, family))
     if not routers:
         raise InputError(f"{type(model).__name__} has no layer with a router: it is no Mixture-of-Experts model")

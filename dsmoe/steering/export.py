@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STEERING, BAKED, BASE = "steering.json", "steering.baked.json", "base.json"
-SETTINGS = ("dtype", "device", "threads", "attn_implementation", "experts_implementation", "trust_remote_code")
+SETTINGS = (
+    "dtype",
+    "device",
+    "device_map",
+    "threads",
+    "attn_implementation",
+    "experts_implementation",
+    "trust_remote_code",
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ def _config(export: Export, settings: dict[str, Any]) -> ModelConfig:
         if name not in SETTINGS:
             raise InputError(f"{name}: is not one of {', '.join(SETTINGS)}{did_you_mean(name, list(SETTINGS))}")
     content = {
-        **dict.fromkeys(("threads", "attn_implementation", "experts_implementation", "pretrain")),
+        **dict.fromkeys(("threads", "device_map", "attn_implementation", "experts_implementation", "pretrain")),
         "name": export.folder.name or ".",
         "path": export.checkpoint,
         "revision": export.revision,

@@ -1,6 +1,5 @@
 """What a mode of steering is: what it makes of a router's logits, scores and output, and how to see that it did."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch.overrides import TorchFunctionMode
 from dsmoe.models.routers import Router, RouterOutput
 from dsmoe.steering.steering import Steering
 
-Forward = Callable[..., Any]
 SCORES = (functional.softmax, torch.softmax, torch.Tensor.softmax, torch.sigmoid, torch.Tensor.sigmoid)
 
 

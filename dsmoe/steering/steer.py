@@ -5,17 +5,17 @@ modes. We run that forward as it stands, and change what single calls inside it 
 linear map and the choice, or that of the softmax or sigmoid after it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from dsmoe import plugins
 from dsmoe.errors import InputError, SteeringError
+from dsmoe.models.forwards import Forward, replaced
 from dsmoe.models.routers import find_routers, shape_of
-from dsmoe.steering.mode import Forward, Mode
+from dsmoe.steering.mode import Mode
 from dsmoe.steering.steering import Steering
 from dsmoe.steering.watch import UNDOING, RoutingWatch, steered
 
@@ -41,7 +41,7 @@ def steer(model: "PreTrainedModel", steering: Steering) -> Iterator[RoutingWatch
     modes = _modes(model, steering)
     _prove(model, modes)
     watch = RoutingWatch(modes)
-    with _forwards({mode.router.module: watch.over(mode, mode.router.module.forward) for mode in modes}):
+    with replaced({mode.router.module: watch.over(mode, mode.router.module.forward) for mode in modes}):
         yield watch
     watch.take()
 
@@ -54,22 +54,6 @@ def _modes(model: "PreTrainedModel", steering: Steering) -> list[Mode]:
         raise InputError("steering: the model is steered already; leave that context first")
     kind = plugins.load(MODES, steering.mode, "steering.mode").MODE
     return [kind(routers[layer], steering) for layer in steering.experts]
-
-
-@contextmanager
-def _forwards(replacements: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Replace the modules' own `forward`; after it their `__dict__` is as before (accelerate keeps a forward there)."""
-    before = [(module, module.__dict__.get("forward")) for module in replacements]
-    try:
-        for module, forward in replacements.items():
-            module.__dict__["forward"] = forward
-        yield
-    finally:
-        for module, previous in before:
-            if previous is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = previous
 
 
 def _prove(model: "PreTrainedModel", modes: list[Mode]) -> None:
@@ -95,7 +79,7 @@ def _prove(model: "PreTrainedModel", modes: list[Mode]) -> None:
 
     device = model.get_input_embeddings().weight.device
     probe = torch.linspace(0, model.config.vocab_size - 1, PROBE_TOKENS, device=device).long()[None]
-    with _forwards({mode.router.module: proven(mode) for mode in modes}), torch.no_grad(), torch.random.fork_rng():
+    with replaced({mode.router.module: proven(mode) for mode in modes}), torch.no_grad(), torch.random.fork_rng():
         model(input_ids=probe, use_cache=False)
     if missed := [mode.router.layer for mode in modes if mode.router.layer not in reached]:
         raise SteeringError(f"the routers of layers {missed} were not reached: the model bypasses their forward")

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from dsmoe.errors import SteeringError
+from dsmoe.models.forwards import Forward
 from dsmoe.models.routers import TIE
 from dsmoe.results import RoutingChange
-from dsmoe.steering.mode import Forward, Intercept, Mode
+from dsmoe.steering.mode import Intercept, Mode
 
 UNDOING = "a correction bias or a group limit"
 
