@@ -64,13 +64,21 @@ def test_what_is_scientific_changes_the_cell_and_what_depends_on_it(
     assert {name for name in now if now[name] != defaults[name]} == changed | {"cell"}
 
 
-@pytest.mark.parametrize("override", ["paths.results=elsewhere", "study=other", "model.device=cpu"])
+@pytest.mark.parametrize(
+    "override", ["paths.results=elsewhere", "study=other", "model.device=cpu", "cluster=gpu", "cluster.memory_gb=512"]
+)
 def test_transport_changes_nothing(override: str, defaults: dict[str, str]) -> None:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("device auto means the GPU here")
     assert hashes(override) == defaults
+
+
+def test_results_show_nothing_of_where_they_were_made() -> None:
+    (composed,) = compose_cells(["cluster=gpu"])
+    assert {"domain", "model", "seed"} <= set(content := Cell(composed.config).content)
+    assert content.keys().isdisjoint({"paths", "study", "cluster"})
 
 
 def test_another_target_asks_the_base_model_nothing_new(defaults: dict[str, str]) -> None:
