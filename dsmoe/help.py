@@ -43,6 +43,12 @@ VERBS = {
         "dsmoe.verbs:evaluate",
         overrides=("methods=[base]",),
     ),
+    "plan": Verb(
+        "what a comparison needs in memory, and which cells are finished; starts, loads and writes nothing; -m sweeps",
+        "dsmoe plan model=olmoe cluster=gpu",
+        "dsmoe.plan:plan",
+        sweeps=True,
+    ),
 }
 
 

@@ -12,7 +12,7 @@ FLOORS = [
     {"models", "evaluation", "report"},
     {"discovery", "baselines"},
     {"steering"},
-    {"inputs", "cell", "session", "compare", "verbs"},
+    {"inputs", "cell", "session", "compare", "plan", "verbs"},
     {"help", "cli", "__main__", "__init__"},
 ]
 
