@@ -16,6 +16,8 @@ from dsmoe.stage import Stage, stable_hash
 
 PRETRAIN, DISCOVER, SCORE, FINE_TUNE, EVALUATE, COMPARE = 1, 1, 1, 1, 2, 2
 """The versions of the stages' code: raise one when that code would give another result."""
+TRANSPORT = ("paths", "cluster", "study")
+"""Keys of the config that no result depends on."""
 
 Key = dict[str, Any]
 
@@ -141,8 +143,8 @@ class Cell:
 
     @property
     def content(self) -> Key:
-        """The config as results show it: all but where results lie."""
-        return {key: value for key, value in asdict(self.config).items() if key not in ("paths", "study")}
+        """The config as results show it: all but where it runs and where results lie."""
+        return {key: value for key, value in asdict(self.config).items() if key not in TRANSPORT}
 
     @property
     def _scientific(self) -> Key:

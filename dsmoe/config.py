@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Gt, Interval, MinLen
+from annotated_types import Ge, Gt, Interval, MinLen
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -196,6 +196,16 @@ class PathsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    gpus: Annotated[int, Ge(0)] | None
+    """GPUs a job has; null takes those of this machine."""
+    gpu_memory_gb: Positive | None
+    """Memory of one GPU in 10^9 bytes; null takes that of this machine's."""
+    memory_gb: Positive | None
+    """Memory of the host in 10^9 bytes; null takes that of this machine."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     model: ModelConfig
     dataset: DatasetConfig
@@ -204,6 +214,7 @@ class Config:
     steering: SteeringConfig
     sft: SftConfig
     paths: PathsConfig
+    cluster: ClusterConfig
     domain: Text
     """The target domain."""
     methods: Annotated[tuple[Method, ...], MinLen(1)]

@@ -59,6 +59,12 @@ VERBS = {
         "dsmoe.harness:main",
         foreign=True,
     ),
+    "plan": Verb(
+        "what a comparison needs in memory, and which cells are finished; starts, loads and writes nothing; -m sweeps",
+        "dsmoe plan model=olmoe cluster=gpu",
+        "dsmoe.plan:plan",
+        sweeps=True,
+    ),
 }
 
 

@@ -3,8 +3,9 @@
 Nothing here writes, and no weights are loaded.
 """
 
+import logging
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from dsmoe import plugins
@@ -18,11 +19,21 @@ from dsmoe.domains.splits import Splits, split_records
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
 from dsmoe.models.checkpoint import content_of, model_config
+from dsmoe.models.fit import check_fits, machine
 from dsmoe.models.load import router_shape
+from dsmoe.models.needs import needs
 from dsmoe.steering.steering import Steering, expert_count, in_window
 
 SOURCES = "dsmoe.domains.sources"
 TASKS = "dsmoe.evaluation.tasks"
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def _warn(line: str) -> None:
+    """Say it once, however many cells it holds for."""
+    log.warning(line)
 
 
 @lru_cache(maxsize=4)
@@ -123,6 +134,8 @@ class Inputs:
             raise InputError(f"domain: {target!r} has no questions in the discover split")
 
     def _check_model(self) -> None:
+        for line in check_fits(needs(self.config), machine(self.config.cluster, self.config.model)):
+            _warn(line)
         shape = router_shape(self.config.model)
         steering = self.config.steering
         experts = {layer: count for layer, count in shape.num_experts.items() if in_window(layer, steering.layers)}

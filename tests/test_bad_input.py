@@ -234,6 +234,21 @@ CASES: list[Case] = [
     ),
     ("unknown flag", nothing, ("--fast",), ("--fast", "--multirun")),
     ("results in a file", nothing, ("paths.results={files}/good.jsonl/x",), ("paths.results", "cannot be made")),
+    # Memory; tests/test_plan.py has more of it.
+    (
+        "weights larger than memory",
+        nothing,
+        ("cluster.gpus=0", "cluster.memory_gb=1e-6"),
+        ("cluster.memory_gb: model checkpoint has", "of weights in float32", "1 × 80 GB would hold"),
+    ),
+    (
+        "weights larger than the GPUs",
+        nothing,
+        ("discover", "cluster=gpu", "cluster.gpus=2", "cluster.gpu_memory_gb=2e-5", "model.device=auto"),
+        ("cluster.gpu_memory_gb: 0.0 MB is no more than a CUDA context takes",),
+    ),
+    ("GPUs of no memory", nothing, ("cluster.gpus=1", "cluster.gpu_memory_gb=0"), ("cluster.gpu_memory_gb: 0",)),
+    ("a count below none", nothing, ("cluster.gpus=-1",), ("cluster.gpus: -1", "greater than or equal to 0")),
     # Domains and splits.
     ("unknown domain", nothing, ("domain=alfa",), ("domain: 'alfa'", "alpha, beta, gamma", "did you mean alpha?")),
     ("unknown other", nothing, ("benchmark.non_target=[bet]",), ("benchmark.non_target: 'bet'", "did you mean beta?")),

@@ -73,6 +73,8 @@ def test_what_is_scientific_changes_the_cell_and_what_depends_on_it(
         "model.device=cpu",
         "model.device_map=balanced",
         "discovery.checkpointing=true",
+        "cluster=gpu",
+        "cluster.memory_gb=512",
     ],
 )
 def test_transport_changes_nothing(override: str, defaults: dict[str, str]) -> None:
@@ -81,6 +83,12 @@ def test_transport_changes_nothing(override: str, defaults: dict[str, str]) -> N
     if torch.cuda.is_available():
         pytest.skip("device auto means the GPU here")
     assert hashes(override) == defaults
+
+
+def test_results_show_nothing_of_where_they_were_made() -> None:
+    (composed,) = compose_cells(["cluster=gpu"])
+    assert {"domain", "model", "seed"} <= set(content := Cell(composed.config).content)
+    assert content.keys().isdisjoint({"paths", "study", "cluster"})
 
 
 def test_another_target_asks_the_base_model_nothing_new(defaults: dict[str, str]) -> None:

@@ -59,17 +59,7 @@ def model_config(config: ModelConfig) -> Any:
 def check_folder(folder: Path) -> None:
     """Raise InputError unless the folder holds a config of a known family, a tokenizer and whole safetensors."""
     where = f"model.path: {folder}"
-    if not folder.is_dir():
-        raise InputError(f"{where} is not a folder")
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{where} is not a checkpoint: it has no config.json") from None
-    except ValueError as error:
-        raise InputError(f"{where}/config.json is not JSON: {error}") from error
-    if not isinstance(content, dict) or "model_type" not in content:
-        raise InputError(f"{where}/config.json names no model_type")
-    check_family(content["model_type"], where)
+    check_config(folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickled = " (pickled weights are not read: convert them)" if list(folder.glob("*.bin")) else ""
@@ -83,6 +73,22 @@ def check_folder(folder: Path) -> None:
     _check_index(folder, {path.name for path in weights})
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(f"{where} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
+
+
+def check_config(folder: Path) -> None:
+    """Raise InputError unless the folder holds the config of a known family; weights may be missing."""
+    where = f"model.path: {folder}"
+    if not folder.is_dir():
+        raise InputError(f"{where} is not a folder")
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{where} is not a checkpoint: it has no config.json") from None
+    except ValueError as error:
+        raise InputError(f"{where}/config.json is not JSON: {error}") from error
+    if not isinstance(content, dict) or "model_type" not in content:
+        raise InputError(f"{where}/config.json names no model_type")
+    check_family(content["model_type"], where)
 
 
 def _check_index(folder: Path, present: set[str]) -> None:

@@ -75,9 +75,12 @@ def _train_tokenizer(statements: Sequence[str], config: PretrainConfig) -> PreTr
     )
 
 
-def _build(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> Qwen3MoeForCausalLM:
-    shape = Qwen3MoeConfig(
-        vocab_size=len(tokenizer),
+def architecture(
+    config: PretrainConfig, vocabulary_size: int, pad: int | None = None, end: int | None = None
+) -> Qwen3MoeConfig:
+    """The model's config for transformers, with the token ids of padding and of the end."""
+    return Qwen3MoeConfig(
+        vocab_size=vocabulary_size,
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_layers,
         num_attention_heads=config.hidden_size // HEAD_SIZE,
@@ -89,10 +92,14 @@ def _build(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> Qwen3M
         router_aux_loss_coef=config.router_loss,
         max_position_embeddings=config.context_length,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end,
     )
+
+
+def _build(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> Qwen3MoeForCausalLM:
+    shape = architecture(config, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
     model = Qwen3MoeForCausalLM(shape)
     model.set_experts_implementation(EXPERTS_IMPLEMENTATION)
     return model

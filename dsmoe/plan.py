@@ -1,0 +1,118 @@
+"""What a run would need and which of its cells are finished, said before anything is started."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from dsmoe.cell import Cell
+from dsmoe.compose import Composed
+from dsmoe.config import Config
+from dsmoe.models import checkpoint
+from dsmoe.models.fit import USUAL, Machine, check_fits, gigabytes, gpus, machine
+from dsmoe.models.needs import Needs, needs
+from dsmoe.stage import is_finished
+
+LOCAL_SOURCES = frozenset({"world", "records"})
+"""Sources of records that never ask the Hub."""
+
+
+def plan(composed: Sequence[Composed]) -> int:
+    """Print what every model of the cells needs, and which cells are finished. Starts, writes and loads nothing.
+
+    Raises InputError where a model cannot fit, before anything is printed.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    models: dict[tuple[Needs, Machine], list[str]] = {}
+    for one in composed:
+        found, there = needs(one.config), machine(one.config.cluster, one.config.model)
+        models[found, there] = check_fits(found, there)
+    lines: list[str] = []
+    for (found, there), warnings in models.items():
+        lines += [*_model(found, there), *(f"  warning: {warning}" for warning in warnings), ""]
+    if any("sft" in one.config.methods and one.config.sft.adapter is None for one in composed):
+        lines += ["fine-tuning (method sft) is not in these numbers", ""]
+    lines += _cells(composed)
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False)
+    return 0
+
+
+def _model(needs: Needs, there: Machine) -> list[str]:
+    where = needs.path or "embedded"
+    memory = there.gpu_memory if there.gpus else USUAL
+    fits = "fits" if needs.total <= there.usable else "may not fit"
+    return [
+        f"{needs.name} ({where}, {needs.architecture})",
+        f"  parameters  {_billions(needs.parameters)}, {_billions(needs.active)} active a token, "
+        f"{_billions(needs.embedding)} of them the embedding",
+        f"  weights     {gigabytes(needs.weights)} in {needs.dtype}",
+        f"  checkpoint  {_stored(needs)}",
+        f"  KV cache    {gigabytes(needs.cache)} for {needs.sequences} sequences of {needs.tokens} tokens",
+        f"  evaluation  {gigabytes(needs.evaluation)} a batch, with that cache",
+        f"  discovery   {_discovery(needs)}",
+        f"  GPUs        {_gpus(needs, memory)}",
+        f"  room        {gigabytes(needs.total)} at the peak {fits} in {there}",
+    ]
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e8 else f"{count / 1e6:.2f} million"
+
+
+def _stored(needs: Needs) -> str:
+    if needs.path is None:
+        return "none to download: it is trained here"
+    if needs.stored is None:
+        return "of unknown size"
+    return gigabytes(needs.stored) + ("" if needs.stored_known else ", estimated from its config")
+
+
+def _discovery(needs: Needs) -> str:
+    if not needs.discovery_tokens:
+        return "none"
+    said = f"{gigabytes(needs.discovery)} for {needs.discovery_tokens} tokens a pass"
+    if needs.checkpointing:
+        return f"{said}, with activation checkpointing; {gigabytes(needs.discovery_plain)} without"
+    return f"{said}; {gigabytes(needs.discovery_checkpointed)} with activation checkpointing"
+
+
+def _gpus(needs: Needs, memory: float) -> str:
+    """How many GPUs hold it all, and what it is that makes them so many."""
+    count, least = gpus(needs.total, memory), gpus(needs.weights, memory)
+    said = f"{count} × {memory / 1e9:.3g} GB, limited by "
+    if count == least:
+        return said + "the weights"
+    return (
+        said + f"{'discovery' if needs.discovery > needs.evaluation else 'evaluation'}; the weights alone want {least}"
+    )
+
+
+def _cells(composed: Sequence[Composed]) -> list[str]:
+    """How many cells there are, which of them are finished and which are missing."""
+    cells = "1 cell" if len(composed) == 1 else f"{len(composed)} cells"
+    for one in composed:
+        if reason := _unnamed(one.config):
+            return [f"{cells}; they cannot be named before {reason}"]
+    named = [(one, Cell(one.config)) for one in composed]
+    finished = [is_finished(cell.folder) for _, cell in named]
+    lines = [f"{cells}: {sum(finished)} finished, {len(finished) - sum(finished)} missing"]
+    for (one, cell), done in zip(named, finished, strict=True):
+        lines.append(f"  {'finished' if done else 'missing '}  {cell.folder}  {' '.join(one.overrides)}".rstrip())
+    return lines
+
+
+def _unnamed(config: Config) -> str:
+    """What must be there before a cell has a name, which is a hash of all its inputs; empty where all of it is."""
+    model, data = config.model, config.dataset
+    if model.path is not None and checkpoint.is_local(model) and not any(Path(model.path).glob("*.safetensors")):
+        return "the weights are there"
+    if data.source not in LOCAL_SOURCES and data.path is None:
+        return "the data are here: dataset.path=FOLDER names a copy"
+    there = machine(config.cluster, model)
+    here = machine(type(config.cluster)(None, None, None), model)
+    if bool(there.gpus) != bool(here.gpus):
+        return "they run: bits differ between CPU and GPU, and this machine has the other one"
+    return ""

@@ -1,0 +1,245 @@
+"""`dsmoe plan`: published sizes from configs alone, what fits, and which cells are finished; nothing is written."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONFIGS, random_model, random_records, word_tokenizer
+
+from dsmoe.cli import main
+
+PAPER = Path(__file__).parent / "configs"
+"""The config.json of each model of the paper."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Parameters in billions, as published to a last digit worth `unit`, and gibibytes of the checkpoint if quantised.
+
+    Whether the embedding is among the active parameters differs from source to source.
+    """
+
+    total: float
+    active: float
+    source: str
+    with_embedding: bool = True
+    unit: float = 0.0
+    active_unit: float = 0.0
+    checkpoint: float | None = None
+
+
+PUBLISHED = {
+    "phi_tiny": Published(3.8, 1.1, "model card", with_embedding=False, active_unit=0.1),
+    "olmoe": Published(6.92, 1.3, "arXiv 2409.02060"),
+    "qwen1.5_moe": Published(14.3, 2.7, "model card"),
+    "deepseek_moe": Published(16.4, 2.8, "arXiv 2401.06066"),
+    "gpt_oss_20b": Published(20.91, 3.61, "arXiv 2508.10925", with_embedding=False, checkpoint=12.8),
+    "gpt_oss_120b": Published(116.83, 5.13, "arXiv 2508.10925", with_embedding=False, checkpoint=60.8),
+    # Whole billions, rounded down: the exact counts are 21.83 and, without the embedding, 3.09.
+    "ernie_4.5_thinking": Published(21, 3, "model card", with_embedding=False, unit=1, active_unit=1),
+    "qwen3_30b_instruct": Published(30.5, 3.3, "model card"),
+    "qwen3_30b_thinking": Published(30.5, 3.3, "model card"),
+    # "A3B" is a whole number too.
+    "qwen3_next_thinking": Published(80, 3, "model card", with_embedding=False, active_unit=1),
+}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`dsmoe` in an empty folder: status, standard output and standard error."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A checkpoint and records."""
+    import json
+
+    model, tokenizer = random_model("olmoe"), word_tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [
+        {"domain": one.domain, "question": one.question, "options": one.options, "answer": one.answer}
+        for domain in ("alpha", "beta")
+        for one in random_records(20, domain)
+    ]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def on(files: Path) -> tuple[str, ...]:
+    return (
+        "model=checkpoint", f"model.path={files / 'model'}", "model.threads=1", "dataset=records",
+        f"dataset.path={files / 'records.jsonl'}", "domain=alpha", "methods=[base]", "benchmark.limit=2",
+    )  # fmt: skip
+
+
+def number(text: str, pattern: str) -> float:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return float(found[1])
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_sizes_from_the_config_alone(name: str, run: Run) -> None:
+    published = PUBLISHED[name]
+    status, out, err = run(
+        "plan",
+        "model=checkpoint",
+        f"model.path={PAPER / name}",
+        "model.dtype=bfloat16",
+        "cluster=gpu",
+        "cluster.gpus=8",
+    )
+    assert (status, err) == (0, "")
+    total = number(out, r"parameters +([\d.]+) billion")
+    active = number(out, r"([\d.]+) billion active")
+    if not published.with_embedding:
+        active -= number(out, r"([\d.]+) billion of them the embedding")
+    assert total == pytest.approx(published.total, rel=0.02, abs=published.unit)
+    assert active == pytest.approx(published.active, rel=0.02, abs=published.active_unit)
+    assert number(out, r"weights +([\d.]+) GB in bfloat16") == pytest.approx(
+        2 * published.total, rel=0.02, abs=2 * published.unit
+    )
+    stored = 2 * published.total * 1e9 if published.checkpoint is None else published.checkpoint * 2**30
+    assert number(out, r"checkpoint +([\d.]+) GB, estimated") * 1e9 == pytest.approx(
+        stored, rel=0.02, abs=2e9 * published.unit
+    )
+    assert "1 cell; they cannot be named before the weights are there" in out
+    assert os.listdir() == []
+
+
+def test_every_model_of_the_paper_has_a_config() -> None:
+    assert sorted(folder.name for folder in PAPER.iterdir()) == sorted(PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "limit"),
+    [
+        ("olmoe", 1, "the weights"),
+        ("gpt_oss_120b", 4, "the weights"),
+        ("qwen3_30b_instruct", 2, "discovery; the weights alone want 1"),
+        ("gpt_oss_120b", 5, "discovery; the weights alone want 4"),
+    ],
+)
+def test_gpus_are_counted_with_what_limits(name: str, gpus: int, limit: str, run: Run) -> None:
+    path = f"model.path={PAPER / name}"
+    checkpointing = [] if limit == "the weights" else ["discovery.checkpointing=false"]
+    cluster = ("model.dtype=bfloat16", "cluster=gpu", "cluster.gpus=8", *checkpointing)
+    _, out, _ = run("plan", "model=checkpoint", path, *cluster)
+    assert f"GPUs        {gpus} × 80 GB, limited by {limit}\n" in out
+
+
+def test_what_may_not_fit_is_a_warning_that_names_the_key(run: Run) -> None:
+    qwen = ("model=checkpoint", f"model.path={PAPER / 'qwen3_30b_instruct'}", "model.dtype=bfloat16", "cluster=gpu")
+    assert "fits in 1 × 80 GB" in run("plan", *qwen)[1]
+    qwen = (*qwen, "discovery.checkpointing=false")
+    status, out, _ = run("plan", *qwen)
+    assert status == 0
+    assert "may not fit in 1 × 80 GB" in out
+    tokens = int(number(out, r"warning: discovery\.batch_tokens: 4096 tokens a pass want .* lower it to (\d+)"))
+    assert 512 < tokens < 4096
+    status, out, _ = run("plan", *qwen, f"discovery.batch_tokens={tokens}")
+    assert "fits in 1 × 80 GB" in out
+    assert "warning" not in out
+    status, out, _ = run("plan", *qwen, f"discovery.batch_tokens={tokens}", "benchmark.batch_size=64")
+    assert (status, "warning: benchmark.batch_size: 64 sequences of 512 tokens want" in out) == (0, True)
+
+
+@pytest.mark.parametrize("verb", ["plan", "compare", "evaluate", "discover"])
+def test_what_cannot_fit_is_refused_before_anything_is_written(verb: str, files: Path, run: Run) -> None:
+    status, out, err = run(verb, *on(files), "cluster.gpus=0", "cluster.memory_gb=1e-4")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(
+        r"dsmoe: cluster\.memory_gb: model checkpoint has .* but there are 0\.1 MB of memory and no GPU; .*\n", err
+    )
+    assert os.listdir() == []
+
+
+def test_weights_larger_than_the_gpus_are_refused(run: Run) -> None:
+    status, out, err = run(
+        "plan", "model=checkpoint", f"model.path={PAPER / 'gpt_oss_120b'}", "model.dtype=bfloat16", "cluster=gpu"
+    )
+    assert (status, out) == (2, "")
+    assert err == (
+        "dsmoe: cluster.gpus: model checkpoint has 233.7 GB of weights in bfloat16, but there are 1 × 80 GB of GPU "
+        "memory; 5 × 80 GB would hold what it needs\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragments"),
+    [
+        (("model=olmoe",), ("model.path: allenai/OLMoE-1B-7B-0924", "Hub")),
+        (("model=checkpoint", "model.path=./nowhere"), ("model.path: nowhere is not a folder",)),
+        (("model.pretrain.top_k=17",), ("model.pretrain: top_k is 17",)),
+        (("model.pretrain.hidden_size=16",), ("model.pretrain: no model can be made of its config",)),
+        (("domain=alchemy",), ("domain: 'alchemy' is not one of biology",)),
+    ],
+)
+def test_bad_input_is_one_line(overrides: tuple[str, ...], fragments: tuple[str, ...], run: Run) -> None:
+    status, out, err = run("plan", *overrides)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"dsmoe: .*\n", err)
+    assert [fragment for fragment in fragments if fragment not in err] == []
+    assert os.listdir() == []
+
+
+def test_gpus_without_memory_are_refused(run: Run) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the memory is that of the GPU here")
+    status, _, err = run("plan", "cluster.gpus=1")
+    assert (status, "cluster.gpu_memory_gb: wants a value" in err) == (2, True)
+
+
+def test_finished_cells_are_told_from_missing_ones(files: Path, run: Run) -> None:
+    status, out, _ = run("plan", *on(files))
+    assert (status, "1 cell: 0 finished, 1 missing" in out) == (0, True)
+    assert os.listdir() == []
+    (cell,) = re.findall(r"missing +results/default/(\w+)", out)
+    assert run("compare", *on(files))[0] == 0
+    assert os.listdir("results/default") == [cell]
+    before = sorted(Path("results").rglob("*"))
+    status, out, _ = run("plan", "-m", *on(files), "benchmark.batch_size=16,8", "seed=0,1")
+    assert "4 cells: 1 finished, 3 missing" in out
+    assert re.findall(r"finished +results/default/(\w+)  .*batch_size=16 seed=0", out) == [cell]
+    assert len(re.findall(r"^checkpoint \(", out, re.MULTILINE)) == 2  # one batch size each, whatever the seed
+    assert sorted(Path("results").rglob("*")) == before
+
+
+def test_cells_are_named_only_where_they_can_be(files: Path, run: Run) -> None:
+    bare = files / "bare"
+    CONFIGS["olmoe"]().save_pretrained(bare)
+    _, out, _ = run("plan", *on(files), f"model.path={bare}")
+    assert out.endswith("1 cell; they cannot be named before the weights are there\n")
+    _, out, _ = run("plan", "-m", *on(files), "dataset=mmlu_pro", "dataset.path=null", "seed=0,1")
+    assert "2 cells; they cannot be named before the data are here" in out
+    if not torch.cuda.is_available():
+        _, out, _ = run("plan", *on(files), "cluster=gpu")
+        assert "they cannot be named before they run: bits differ between CPU and GPU" in out
+
+
+def test_the_embedded_model_is_planned_for_without_being_trained(run: Run) -> None:
+    status, out, _ = run("plan")
+    assert status == 0
+    assert re.match(r"tiny \(embedded, qwen3_moe\)\n  parameters  3\.68 million", out)
+    assert "none to download" in out
+    assert "fine-tuning (method sft) is not in these numbers" in out
+    assert "1 cell: 0 finished, 1 missing" in out
+    assert "discovery   none" in run("plan", "methods=[base]")[1]
+    assert os.listdir() == []
