@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from dsmoe.discovery.saliency import batches_by_length
 from dsmoe.domains.prompts import discovery_prompt
 from dsmoe.models.routers import find_routers
 
-ROUNDS = 7
+PAIRS = 15
+CALLS = 1000
 BATCH_TOKENS = 4096
 
 
@@ -49,10 +51,11 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def model_of_size(layers: int, experts: int) -> PreTrainedModel:
+def model_of_size(layers: int, experts: int, hidden_size: int = 128, expert_size: int = 64) -> PreTrainedModel:
     torch.manual_seed(0)
-    sizes = {**SIZES, "num_hidden_layers": layers, "hidden_size": 128, "num_experts_per_tok": 4}
-    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, num_experts=experts, moe_intermediate_size=64, head_dim=32))
+    sizes = {**SIZES, "num_hidden_layers": layers, "hidden_size": hidden_size, "num_experts_per_tok": 4}
+    config = Qwen3MoeConfig(**sizes, num_experts=experts, moe_intermediate_size=expert_size, head_dim=32)
+    model = Qwen3MoeForCausalLM(config)
     model.eval()
     return model
 
@@ -104,30 +107,69 @@ def discovery_measures() -> list[Measure]:
     def ours() -> None:
         discover(model, tokenizer, records, batch_tokens=BATCH_TOKENS)
 
+    def checkpointed() -> None:
+        discover(model, tokenizer, records, batch_tokens=BATCH_TOKENS, checkpointing=True)
+
     return [
         paired("discovery", "prompt by prompt", ours, lambda: naive_discovery(model, tokenizer, records), 5),
         paired("discovery", "bare forward and backward", ours, lambda: bare_passes(model, tokenizer, records), 5),
+        paired("discovery, checkpointed", "discovery", checkpointed, ours, 5),
     ]
 
 
 def steering_measures() -> list[Measure]:
-    model = model_of_size(layers=6, experts=32)
-    steering = Steering(dict.fromkeys(range(6), (0, 1)), 4.0)
-    ids = torch.randint(3, 150, (16, 128), generator=torch.Generator().manual_seed(0))
+    """Base and steered in turn, and base and base beside them, which is what noise alone makes of the ratio.
+
+    All experts are raised alike, so that the routing, and with it the work, stays the same.
+    """
+    model = model_of_size(layers=8, experts=64, hidden_size=512, expert_size=256)
+    steering = Steering(dict.fromkeys(range(8), tuple(range(64))), 4.0)
+    draw = torch.Generator().manual_seed(0)
+    prompts, starts = (torch.randint(3, 150, shape, generator=draw) for shape in ((8, 128), (64, 8)))
 
     def prefill() -> None:
         with torch.no_grad():
-            model(ids)
+            model(prompts)
 
-    ratios = []
-    for _ in range(ROUNDS):
-        plain = seconds(prefill)
-        with steer(model, steering):
-            ratios.append(plain / seconds(prefill))
-    return [
-        paired("prefill, base", "prefill, base", prefill, prefill, ROUNDS),
-        Measure("prefill, steered", "prefill, base", ratios),
-    ]
+    def generate() -> None:
+        model.generate(starts, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+
+    measures = []
+    for name, work in (("prefill", prefill), ("generation, 3 tokens", generate)):
+        again, steered = [], []
+        work()
+        for _ in range(PAIRS):
+            base = seconds(work)
+            again.append(base / seconds(work))
+            base = seconds(work)
+            with steer(model, steering):
+                steered.append(base / seconds(work))
+        measures += [
+            Measure(f"{name}, base", f"{name}, base", again),
+            Measure(f"{name}, steered", f"{name}, base", steered),
+        ]
+    return measures
+
+
+def router_call_measures() -> list[tuple[str, float, float]]:
+    """Microseconds that one router call takes: (what, base, steered)."""
+    model = model_of_size(layers=1, experts=64, hidden_size=512, expert_size=16)
+    (router,) = find_routers(model)
+    found = []
+    for tokens in (1, 64, 1024):
+        hidden = torch.randn(tokens, 512, generator=torch.Generator().manual_seed(0))
+
+        def call(hidden: torch.Tensor = hidden) -> None:
+            with torch.no_grad():
+                router.module(hidden)
+
+        microseconds = []
+        for context in (nullcontext(), steer(model, Steering({0: tuple(range(64))}, 4.0))):
+            with context:
+                microseconds.append(1e6 * statistics.median(seconds(call) for _ in range(CALLS)))
+        base, steered = microseconds
+        found.append((f"{tokens} tokens", base, steered))
+    return found
 
 
 def main() -> None:
@@ -139,7 +181,14 @@ def main() -> None:
     for measure in [*discovery_measures(), *steering_measures()]:
         figures = (statistics.median(measure.ratios), min(measure.ratios), max(measure.ratios))
         table.add_row(measure.name, measure.anchor, *(f"{x:.2f}" for x in figures), str(len(measure.ratios)))
-    Console(width=100).print(table)
+    console = Console(width=100)
+    console.print(table)
+    calls = Table(title="one router call, µs", title_justify="left")
+    for column in ("what", "base", "steered"):
+        calls.add_column(column, justify="left" if column == "what" else "right")
+    for what, base, steered in router_call_measures():
+        calls.add_row(what, f"{base:.0f}", f"{steered:.0f}")
+    console.print(calls)
 
 
 if __name__ == "__main__":

@@ -148,16 +148,15 @@ def test_gpus_are_counted_with_what_limits(name: str, gpus: int, limit: str, run
 def test_what_may_not_fit_is_a_warning_that_names_the_key(run: Run) -> None:
     qwen = ("model=checkpoint", f"model.path={PAPER / 'qwen3_30b_instruct'}", "model.dtype=bfloat16", "cluster=gpu")
     assert "fits in 1 × 80 GB" in run("plan", *qwen)[1]
-    qwen = (*qwen, "discovery.checkpointing=false")
-    status, out, _ = run("plan", *qwen)
+    status, out, _ = run("plan", *qwen, plain := "discovery.checkpointing=false")
     assert status == 0
     assert "may not fit in 1 × 80 GB" in out
     tokens = int(number(out, r"warning: discovery\.batch_tokens: 4096 tokens a pass want .* lower it to (\d+)"))
     assert 512 < tokens < 4096
-    status, out, _ = run("plan", *qwen, f"discovery.batch_tokens={tokens}")
+    status, out, _ = run("plan", *qwen, plain, f"discovery.batch_tokens={tokens}")
     assert "fits in 1 × 80 GB" in out
     assert "warning" not in out
-    status, out, _ = run("plan", *qwen, f"discovery.batch_tokens={tokens}", "benchmark.batch_size=64")
+    status, out, _ = run("plan", *qwen, plain, f"discovery.batch_tokens={tokens}", "benchmark.batch_size=64")
     assert (status, "warning: benchmark.batch_size: 64 sequences of 512 tokens want" in out) == (0, True)
 
 
