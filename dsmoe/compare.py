@@ -25,8 +25,9 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         session = Session(cell, reporter)
         samples: list[Sample] = []
         outcomes: list[Outcome] = []
-        for method in cell.config.methods:
-            steering = session.steering(method)
+        # What cannot be steered is refused before anybody is asked a question.
+        steerings = {method: session.steering(method) for method in cell.config.methods}
+        for method, steering in steerings.items():
             for answers in session.answers(method):
                 samples += answers.samples
                 outcomes.append(_outcome(cell, answers, steering))

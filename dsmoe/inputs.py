@@ -22,7 +22,7 @@ from dsmoe.models.checkpoint import content_of, model_config
 from dsmoe.models.fit import check_fits, machine
 from dsmoe.models.load import router_shape
 from dsmoe.models.needs import needs
-from dsmoe.steering.steering import Steering, expert_count, in_window
+from dsmoe.steering.steering import Steering, check_mode, expert_count, in_window
 
 SOURCES = "dsmoe.domains.sources"
 TASKS = "dsmoe.evaluation.tasks"
@@ -138,12 +138,13 @@ class Inputs:
             _warn(line)
         shape = router_shape(self.config.model)
         steering = self.config.steering
+        check_mode(steering.mode, shape.architecture)
         experts = {layer: count for layer, count in shape.num_experts.items() if in_window(layer, steering.layers)}
         expert_count(steering.num_experts, sum(experts.values()), steering.layers)
         if self.own_steering is not None:
             self.own_steering.check_fit(shape)
         if self.own_profile is not None:
-            Steering.from_profile(self.own_profile, steering.num_experts, 0, layers=steering.layers).check_fit(shape)
+            Steering.of_config(self.own_profile, steering).check_fit(shape)
         if self.own_adapter is not None:
             check_adapter(self.own_adapter)
             if self.config.model.path is not None:

@@ -16,7 +16,7 @@ from dsmoe.domains import world
 from dsmoe.errors import InputError
 from dsmoe.evaluation.evaluate import evaluate
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
-from dsmoe.models.load import LoadedModel, load_model
+from dsmoe.models.load import LoadedModel, load_model, router_shape
 from dsmoe.progress import Reporter
 from dsmoe.results import RoutingChange
 from dsmoe.stage import Stage, is_finished, stable_hash
@@ -164,9 +164,8 @@ class Session:
             return self.cell.inputs.own_steering
         if method not in ("dsmoe", "random"):
             return None
-        steering = Steering.from_profile(
-            self.profile, config.num_experts, config.strength, config.mode, config.scale_back, config.layers
-        )
+        steering = Steering.of_config(self.profile, config)
+        steering.check_fit(router_shape(self.config.model))
         return steering.random_control(self.config.seed) if method == "random" else steering
 
     @contextmanager

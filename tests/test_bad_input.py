@@ -127,6 +127,11 @@ def lacking_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def on_logits(folder: Path) -> None:
+    random_model("gpt_oss").save_pretrained(folder / "on_logits")
+    word_tokenizer().save_pretrained(folder / "on_logits")
+
+
 def llama(folder: Path) -> None:
     config = LlamaConfig(
         vocab_size=200, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
@@ -395,6 +400,24 @@ CASES: list[Case] = [
     ),
     # Steering files.
     ("missing steering", nothing, own_steering("none.json"), ("none.json: cannot be read: No such file",)),
+    (
+        "more forced than chosen",
+        steering("crowd.json", mode="force", experts={"0": [1, 2, 3]}),
+        own_steering("crowd.json"),
+        ("steering: layer 0: mode force activates 3 experts; with top-2 of 8 at most 2",),
+    ),
+    (
+        "more forced by a profile",
+        nothing,
+        (*own_profile("good.safetensors"), "steering=force", "steering.num_experts=9"),
+        ("mode force activates", "at most 2"),
+    ),
+    (
+        "a mode that means nothing",
+        on_logits,
+        (*own_model("on_logits"), "steering=score"),
+        ("steering.mode: score means nothing for gpt_oss", "use logit"),
+    ),
     ("steering of text", text("t.json", "4"), own_steering("t.json"), ("t.json: is not a steering file of schema 1",)),
     ("steering not JSON", text("n.json", "{"), own_steering("n.json"), ("n.json: is not JSON",)),
     ("other schema", steering("s2.json", schema=2), own_steering("s2.json"), ("s2.json: is not", "schema 1")),

@@ -44,7 +44,8 @@ def router_shape(config: ModelConfig) -> RouterShape:
 
     if config.pretrain:
         layers = range(config.pretrain.num_layers)
-        return RouterShape("qwen3_moe", len(layers), dict.fromkeys(layers, config.pretrain.num_experts))
+        experts = dict.fromkeys(layers, config.pretrain.num_experts)
+        return RouterShape("qwen3_moe", len(layers), config.pretrain.top_k, experts)
     if checkpoint.is_local(config):
         path = config.path or ""
         checkpoint.check_folder(Path(path))

@@ -79,11 +79,13 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class RouterShape:
-    """How a model routes: its architecture, its decoder layers and, for each that has a router, its experts."""
+    """How a model routes: its architecture, its decoder layers, its experts a token and, by layer, its experts."""
 
     architecture: str
     num_layers: int
+    top_k: int
     num_experts: Mapping[int, int]
+    """Of each layer that has a router."""
 
 
 def family_of(model_type: str) -> Family:
@@ -139,8 +141,9 @@ def find_routers(model: "PreTrainedModel") -> list[Router]:
 
 def shape_of(model: "PreTrainedModel") -> RouterShape:
     """The shape of a model's routing; weights may be on the meta device."""
-    experts = {router.layer: router.num_experts for router in find_routers(model)}
-    return RouterShape(model.config.model_type, len(decoder_layers(model)), experts)
+    routers = find_routers(model)
+    experts = {router.layer: router.num_experts for router in routers}
+    return RouterShape(model.config.model_type, len(decoder_layers(model)), routers[0].top_k, experts)
 
 
 def rounding(scores: torch.Tensor) -> torch.Tensor:

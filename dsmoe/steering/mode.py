@@ -13,10 +13,7 @@ SCORES = (functional.softmax, torch.softmax, torch.Tensor.softmax, torch.sigmoid
 
 
 class Mode:
-    """One router under one steering; each file of `modes/` has a subclass, called `MODE`. This one changes nothing.
-
-    Raises InputError, on making, where the mode means nothing for the router's family.
-    """
+    """One router under one steering; each file of `modes/` has a subclass, called `MODE`. This one changes nothing."""
 
     moves_choice = True
     """Whether other experts may be chosen; else only their weights change."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from dsmoe.config import SteeringConfig
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.errors import InputError
-from dsmoe.models.routers import RouterShape
+from dsmoe.models.routers import RouterShape, family_of
 
 SCHEMA = 1
 MODES = ("logit", "score", "gate", "force")
@@ -111,6 +112,13 @@ class Steering:
             origin={"rule": profile.rule, "domain": profile.domain},
         )
 
+    @classmethod
+    def of_config(cls, profile: ExpertProfile, config: SteeringConfig) -> "Steering":
+        """What a config makes of a profile; raises as `from_profile` does."""
+        return cls.from_profile(
+            profile, config.num_experts, config.strength, config.mode, config.scale_back, config.layers
+        )
+
     def random_control(self, seed: int) -> "Steering":
         """The same strength and mode on random experts: in each layer as many as this steers.
 
@@ -127,6 +135,7 @@ class Steering:
 
     def check_fit(self, shape: RouterShape) -> None:
         """Raise InputError unless a model of this shape can be steered so."""
+        check_mode(self.mode, shape.architecture)
         if self.architecture not in (None, shape.architecture):
             raise InputError(f"steering: made for {self.architecture}, but the model is {shape.architecture}")
         if self.num_layers not in (None, shape.num_layers):
@@ -141,6 +150,13 @@ class Steering:
                 raise InputError(f"steering: made for {self.num_experts} experts a layer, but the model has {width}")
             if experts[-1] >= width:
                 raise InputError(f"steering: layer {layer} has experts 0 to {width - 1}, not {experts[-1]}")
+            most = shape.top_k if self.strength > 0 else width - shape.top_k
+            if self.mode == "force" and self.strength != 0 and len(experts) > most:
+                what = "activates" if self.strength > 0 else "deactivates"
+                raise InputError(
+                    f"steering: layer {layer}: mode force {what} {len(experts)} experts; with top-{shape.top_k} of "
+                    f"{width} at most {most} can be"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """The steering file's content."""
@@ -189,6 +205,15 @@ class Steering:
             return cls(experts, **content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+
+def check_mode(mode: str, architecture: str) -> None:
+    """Raise InputError where the mode means nothing for the routers of an architecture."""
+    if mode == "score" and family_of(architecture).chooses_on_logits:
+        raise InputError(
+            f"steering.mode: score means nothing for {architecture}, which chooses on its logits, before any softmax "
+            "or sigmoid; use logit"
+        )
 
 
 def in_window(layer: int, layers: tuple[int, int] | None) -> bool:

@@ -2,7 +2,6 @@
 
 import torch
 
-from dsmoe.errors import InputError
 from dsmoe.models.routers import Router, RouterOutput, follows
 from dsmoe.steering.mode import Mode
 from dsmoe.steering.steering import Steering
@@ -18,13 +17,6 @@ class Force(Mode):
 
     def __init__(self, router: Router, steering: Steering) -> None:
         super().__init__(router, steering)
-        most = router.top_k if steering.strength > 0 else router.num_experts - router.top_k
-        if steering.strength != 0 and len(self.experts) > most:
-            what = "activates" if steering.strength > 0 else "deactivates"
-            raise InputError(
-                f"steering: layer {router.layer}: mode force {what} {len(self.experts)} experts; with "
-                f"top-{router.top_k} of {router.num_experts} at most {most} can be"
-            )
         self.steered = self.spread(1.0, 0.0).bool()
 
     def logits(self, linear: torch.Tensor) -> torch.Tensor:

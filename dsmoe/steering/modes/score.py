@@ -2,7 +2,6 @@
 
 import torch
 
-from dsmoe.errors import InputError
 from dsmoe.models.routers import Router, RouterOutput, follows
 from dsmoe.steering.mode import Mode
 from dsmoe.steering.steering import Steering
@@ -13,11 +12,6 @@ class Score(Mode):
 
     def __init__(self, router: Router, steering: Steering) -> None:
         super().__init__(router, steering)
-        if router.family.chooses_on_logits:
-            raise InputError(
-                f"steering.mode: score means nothing for {type(router.module).__name__}, which chooses on its logits, "
-                "before any softmax or sigmoid; use logit"
-            )
         self.factors = self.alpha()
 
     def scores(self, scores: torch.Tensor) -> torch.Tensor:
