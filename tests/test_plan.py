@@ -177,7 +177,7 @@ def test_weights_larger_than_the_gpus_are_refused(run: Run) -> None:
     assert (status, out) == (2, "")
     assert err == (
         "dsmoe: cluster.gpus: model checkpoint has 233.7 GB of weights in bfloat16, but there are 1 × 80 GB of GPU "
-        "memory; 5 × 80 GB would hold what it needs\n"
+        "memory; 4 × 80 GB would hold what it needs\n"
     )
 
 
