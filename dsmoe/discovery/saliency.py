@@ -53,7 +53,7 @@ def salient_batches(
 
     `batches` are lists of prompts as token ids. e_t is the input embedding, L the mean next-token cross-entropy of the
     token's own prompt. Gradients reach the embeddings only. With `checkpointing` each layer keeps its input alone
-    and runs again on the way back: the same bits for less memory and about a third more time; None does so for models
+    and runs again on the way back: the same bits for less memory and about a quarter more time; None does so for models
     of a billion parameters and more. Raises InputError for a model that is quantised or in training mode.
     """
     if model.training:

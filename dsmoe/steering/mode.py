@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from dsmoe.models.routers import Router, RouterOutput
 from dsmoe.steering.steering import Steering
 
-SCORES = (functional.softmax, torch.softmax, torch.Tensor.softmax, torch.sigmoid, torch.Tensor.sigmoid)
+SCORES = {functional.softmax, torch.softmax, torch.Tensor.softmax, torch.sigmoid, torch.Tensor.sigmoid}
 
 
 class Mode:

@@ -26,10 +26,9 @@ class _Counts:
         self.tokens.add_(len(moved.chosen))
         if mode.moves_choice:
             scores_TE = mode.router.choice_scores(linear.view_as(moved.logits).to(moved.logits))
-            lowest_T1 = scores_TE.gather(1, moved.chosen).amin(dim=1, keepdim=True)
-            # Chosen, but by its unsteered score outside of its group: -inf, which has no tolerance.
-            lowest_T1 = lowest_T1.clamp(min=torch.finfo(scores_TE.dtype).min)
-            better_T = (scores_TE > lowest_T1 + TIE * (1 + lowest_T1.abs())).sum(dim=1)
+            # Rounding may turn what differs by less than that.
+            bound_T1 = scores_TE.gather(1, moved.chosen).amin(dim=1, keepdim=True).add_(TIE)
+            better_T = (scores_TE > bound_T1).sum(dim=1)
             self.changed.add_((better_T >= mode.router.top_k).sum())
         if mode.may_be_undone:
             self.undone.add_(mode.undone(moved.chosen).sum())
