@@ -59,6 +59,12 @@ VERBS = {
         "dsmoe.harness:main",
         foreign=True,
     ),
+    "prepare": Verb(
+        "download models and data sets, and train the embedded model, before a run: compute nodes are often offline",
+        "dsmoe prepare -m model=olmoe,phi_tiny dataset=mmlu_pro domain=math",
+        "dsmoe.prepare:prepare",
+        sweeps=True,
+    ),
     "plan": Verb(
         "what a comparison needs in memory, and which cells are finished; starts, loads and writes nothing; -m sweeps",
         "dsmoe plan model=olmoe cluster=gpu",

@@ -12,6 +12,11 @@ from dsmoe.config import ModelConfig
 from dsmoe.errors import InputError
 from dsmoe.models.routers import check_family
 
+OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"}
+"""Weights in forms that are not read."""
+LEFT_OUT = ["*/*", *(f"*{suffix}" for suffix in sorted(OTHER_WEIGHTS))]
+"""Of a download: folders, which hold the same weights in other forms, and such files."""
+
 
 def identity(config: ModelConfig) -> dict[str, Any]:
     """What pins the weights: a hash of a folder's content, or a Hub name with its commit.
@@ -27,6 +32,24 @@ def identity(config: ModelConfig) -> dict[str, Any]:
     # The Hub's cache calls the folder of a snapshot by its commit.
     snapshot = Path(cached_file(config.path, "config.json", revision=config.revision)).parent
     return {"hub": config.path, "commit": snapshot.name}
+
+
+def files(config: ModelConfig) -> Path:
+    """The folder with a checkpoint's files; those of a Hub model are downloaded, if they are not here already.
+
+    Raises InputError where they cannot be had, or are no safetensors checkpoint of a family whose routers are known.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = Path(config.path or "")
+    if not is_local(config):
+        try:
+            folder = Path(snapshot_download(str(config.path), revision=config.revision, ignore_patterns=LEFT_OUT))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"model.path: {config.path} cannot be had from the Hub: {reason}") from error
+    check_folder(folder)
+    return folder
 
 
 def is_local(config: ModelConfig) -> bool:

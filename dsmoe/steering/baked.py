@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 
 from dsmoe.errors import InputError
+from dsmoe.models.checkpoint import OTHER_WEIGHTS
 from dsmoe.steering.steering import Steering
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"}
-"""Weights in forms that stay as they are would still be unsteered, so they are left out."""
 
 
 def bake(checkpoint: Path, bias: str, steering: Steering, folder: Path) -> None:
     """Copy a checkpoint into `folder`, with ln(1 + strength) added to the router biases of the steered experts.
 
     `bias` leads from a decoder layer to the bias. All other tensors and the files' metadata stay, byte for byte, and
-    quantised ones as they are. The sum is rounded to the bias's own number type: in bf16, by up to 0.4% of it. Raises
-    InputError for a checkpoint that lacks a bias which is wanted.
+    quantised ones as they are; weights in other forms than safetensors would stay unsteered, and are left out. The sum
+    is rounded to the bias's own number type: in bf16, by up to 0.4% of it. Raises InputError for a checkpoint that
+    lacks a bias which is wanted.
     """
     missing = set(steering.experts)
     for source in sorted(path for path in checkpoint.iterdir() if path.is_file()):

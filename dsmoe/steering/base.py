@@ -8,12 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from dsmoe.config import Dtype, ModelConfig
 from dsmoe.errors import InputError
-from dsmoe.models.checkpoint import check_folder, content_of, identity, is_local
-from dsmoe.steering.baked import OTHER_WEIGHTS
+from dsmoe.models.checkpoint import content_of, identity, is_local
 
 SCHEMA = 1
-LEFT_OUT = ["*/*", *(f"*{suffix}" for suffix in sorted(OTHER_WEIGHTS))]
-"""Of a download: folders, which hold the same weights in other forms, and such files."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +29,6 @@ class Base:
         path, pinned = model.path or "", identity(model)
         where = str(Path(path).resolve()) if is_local(model) else path
         return cls(where, pinned.get("commit"), pinned.get("content"), model.dtype, model.trust_remote_code)
-
-    def files(self) -> Path:
-        """The folder with its files; those of the Hub are downloaded. Raises InputError where they cannot be had."""
-        if self.content is not None:
-            return Path(self.path)
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(self.path, revision=self.commit, ignore_patterns=LEFT_OUT))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise InputError(f"model.path: {self.path} cannot be had from the Hub: {reason}") from error
-        check_folder(folder)
-        return folder
 
     def check(self, where: str) -> None:
         """Raise InputError, naming the export `where`, if the folder is gone or holds something else by now."""

@@ -6,7 +6,7 @@ router biases: its `steering.baked.json` and `base.json` are for the record, and
 
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dsmoe.config import ModelConfig
 from dsmoe.errors import InputError
-from dsmoe.models.checkpoint import model_config
+from dsmoe.models.checkpoint import files, model_config
 from dsmoe.models.load import fresh_model
 from dsmoe.models.routers import family_of
 from dsmoe.plugins import did_you_mean
@@ -91,7 +91,7 @@ def write_export(folder: Path, steering: Steering, model: ModelConfig) -> None:
     bias = family_of(model_config(model).model_type).bias
     is_baked = bias is not None and steering.mode == "logit"
     if bias is not None and is_baked:
-        bake(base.files(), bias, steering, folder)
+        bake(files(replace(model, revision=base.commit)), bias, steering, folder)
     steering.save(folder / (BAKED if is_baked else STEERING))
     base.save(folder / BASE)
 

@@ -5,6 +5,7 @@ The questions come from the Hub, or from a local copy of the Hub's repository na
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dsmoe.config import BenchmarkConfig, DatasetConfig
 from dsmoe.domains.records import Record
@@ -14,6 +15,11 @@ from dsmoe.evaluation.task import Task
 from dsmoe.stage import stable_hash
 
 METRICS = ("exact_match",)
+
+
+def examples(dataset: DatasetConfig) -> Sequence[dict[str, Any]]:
+    """The questions with their reasoning that are shown before the one asked, of all domains."""
+    return list(questions(dataset, "validation"))
 
 
 def task(domain: str, records: Sequence[Record], benchmark: BenchmarkConfig, dataset: DatasetConfig) -> Task:
@@ -56,5 +62,5 @@ def task(domain: str, records: Sequence[Record], benchmark: BenchmarkConfig, dat
         id_field="question_id",
         folder=folder,
         documents=sorted(ids.index(record.id) for record in records),
-        examples=stable_hash([row for row in questions(dataset, "validation") if row["category"] == domain]),
+        examples=stable_hash([row for row in examples(dataset) if row["category"] == domain]),
     )
