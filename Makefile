@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos test-gpu check families bench clean
+.PHONY: help setup demo test test-chaos test-gpu test-slurm check families bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -32,6 +32,10 @@ test-chaos: setup ## kill a comparison twenty times at random moments; it must e
 
 test-gpu: setup ## what a GPU could do otherwise than the CPU; skipped without one
 	$(BIN)/pytest -m gpu tests/test_gpu.py
+
+test-slurm: setup ## what wants a Slurm, on one of its own of one node; installs Slurm from Debian where it is missing
+	command -v sbatch >/dev/null || slurm/dev-cluster install
+	slurm/dev-cluster run $(BIN)/pytest -m slurm
 
 check: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,7 +18,10 @@ BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 1 where steering fails its proof, 2 for bad input, 130 for Ctrl-C."""
+    """Run one command; the exit status is 0, 2 for bad input, 130 for Ctrl-C.
+
+    It is 1 where steering fails its proof, or where doctor finds trouble.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(given)

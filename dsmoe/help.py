@@ -71,6 +71,11 @@ VERBS = {
         "dsmoe.plan:plan",
         sweeps=True,
     ),
+    "doctor": Verb(
+        "what is wrong with this machine or cluster, and how to mend it; a tiny job is sent where there is Slurm",
+        "dsmoe doctor model=olmoe paths.results=FOLDER",
+        "dsmoe.doctor.doctor:doctor",
+    ),
 }
 
 

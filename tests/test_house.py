@@ -12,7 +12,7 @@ FLOORS = [
     {"models", "evaluation", "report"},
     {"discovery", "baselines"},
     {"steering"},
-    {"inputs", "cell", "session", "compare", "plan", "prepare", "verbs", "harness", "steered_lm"},
+    {"inputs", "cell", "session", "compare", "plan", "prepare", "doctor", "verbs", "harness", "steered_lm"},
     {"help", "cli", "__main__", "__init__"},
 ]
 
