@@ -275,14 +275,14 @@ def test_a_cluster_where_all_is_well(doctor: Doctor) -> None:
     else:
         found(report, "ok", "accounting works")
     found(report, "ok", "job arrays of up to 1000 tasks")
-    found(report, "ok", "jobs are requeued (JobRequeue=1, PreemptType=preempt/none")
+    found(report, "ok", "lose their node are requeued (JobRequeue=1, PreemptType=preempt/none")
     found(report, "ok", "a job sees paths.results")
 
 
 @pytest.mark.slurm
 def test_a_job_that_is_refused(doctor: Doctor) -> None:
     report = doctor(PATH=os.environ["PATH"], SBATCH_PARTITION="nowhere")[1]
-    found(report, "trouble", "a job is refused", "Invalid partition name", "SBATCH_PARTITION")
+    found(report, "trouble", "a job is refused", "Invalid partition", "SBATCH_PARTITION")
 
 
 @pytest.mark.slurm

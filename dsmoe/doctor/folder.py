@@ -14,7 +14,7 @@ from dsmoe.doctor.probe import HELD
 from dsmoe.stage import versions
 
 NO_ROOM, LITTLE_ROOM = 1e8, 1e10
-"""Bytes that a small comparison takes, and those of one with adapters of a large model."""
+"""Bytes: a comparison on the embedded model leaves 20 MB; an adapter of 2.7% of 30 billion parameters has 3 GB."""
 ELSEWHERE = "paths.results=FOLDER names a folder elsewhere"
 
 

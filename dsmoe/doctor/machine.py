@@ -10,8 +10,8 @@ from typing import Any
 from dsmoe.config import ModelConfig
 from dsmoe.doctor.finding import Finding, ask, module, ok, trouble, warning
 
-LITTLE_MEMORY = 4e9
-"""Bytes of which a comparison on the embedded model takes about half."""
+LITTLE_MEMORY = 2e9
+"""Bytes; a comparison on the embedded model takes 0.9 GB."""
 IMPORT = 120
 """Seconds that torch may take to be imported, from a shared file system that is slow."""
 

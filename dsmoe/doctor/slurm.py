@@ -13,6 +13,7 @@ RUN = 60
 SECONDS = {"PENDING": 30, "": 15}
 """How long the job may be in a state. What it wrote before it ended may be seen here only after a while."""
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+FORGOTTEN = "Invalid job id"
 OPTIONS = "SBATCH_PARTITION and SBATCH_ACCOUNT name others than the defaults"
 
 
@@ -48,13 +49,7 @@ def _settings(text: str) -> Iterator[Finding]:
         yield ok(f"job arrays of up to {size - 1} tasks (MaxArraySize={size})")
     else:
         yield warning(f"no job arrays (MaxArraySize={size})", "send jobs one by one")
-    preemption = f"PreemptType={settings.get('PreemptType')}, PreemptMode={settings.get('PreemptMode')}"
-    if settings.get("JobRequeue") == "0":
-        yield warning(
-            f"jobs are not requeued after preemption (JobRequeue=0, {preemption})", "sbatch --requeue asks for it"
-        )
-    else:
-        yield ok(f"jobs are requeued (JobRequeue=1, {preemption})")
+    yield _preemption(*(settings.get(key, "unknown") for key in ("JobRequeue", "PreemptType", "PreemptMode")))
 
 
 def _accounting(storage: str) -> Finding:
@@ -71,13 +66,22 @@ def _accounting(storage: str) -> Finding:
     )
 
 
+def _preemption(requeue: str, kind: str, mode: str) -> Finding:
+    said = f"(JobRequeue={requeue}, PreemptType={kind}, PreemptMode={mode})"
+    if "CANCEL" in mode:
+        return warning(f"jobs that are preempted are cancelled {said}", "the same command goes on where one was")
+    if requeue == "0":
+        return warning(f"jobs that lose their node are not requeued {said}", "sbatch --requeue asks for it")
+    return ok(f"jobs that are preempted or lose their node are requeued {said}")
+
+
 def _job(results: Path) -> Iterator[Finding]:
     """A job that looks at the results folder, while its lock is held here."""
     with held_folder(results) as folder:
         name, log = "there.json", folder / "log"
         script = shlex.join(module("probe", str(folder), name))
         sent = ask(
-            "sbatch", "--parsable", "--job-name=dsmoe-doctor", "--ntasks=1", "--time=2", "--requeue",
+            "sbatch", "--parsable", "--job-name=dsmoe-doctor", "--ntasks=1", "--time=2",
             f"--output={str(log).replace('%', '%%')}", "--wrap", script, seconds=30,
         )  # fmt: skip
         if sent.failure:
@@ -111,6 +115,8 @@ def _wait(job: str, answer: Path) -> tuple[str, str]:
     while not answer.exists() and time.monotonic() < entered + SECONDS.get(state, RUN):
         time.sleep(0.5)
         queue = ask("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%T|%r")
+        if queue.failure and FORGOTTEN not in queue.failure:
+            continue  # Slurm is busy, which says nothing of the job.
         now, _, reason = queue.said.strip().partition("|")
         if now in ENDED:
             now = ""
