@@ -11,7 +11,7 @@ from dsmoe.domains import world
 from dsmoe.domains.records import content_hash
 from dsmoe.inputs import Inputs
 from dsmoe.models.checkpoint import content_of, identity
-from dsmoe.models.load import device_of, threads_of
+from dsmoe.models.load import Node, this_node
 from dsmoe.stage import Stage, stable_hash
 
 PRETRAIN, DISCOVER, SCORE, FINE_TUNE, EVALUATE, COMPARE = 1, 1, 1, 1, 2, 2
@@ -23,11 +23,15 @@ Key = dict[str, Any]
 
 
 class Cell:
-    """One config, ready to run. Raises InputError for whatever in it, or in the files it names, cannot be run."""
+    """One config, ready to run. Raises InputError for whatever in it, or in the files it names, cannot be run.
 
-    def __init__(self, config: Config) -> None:
+    `node` is where it runs, None for this machine.
+    """
+
+    def __init__(self, config: Config, node: Node | None = None) -> None:
         self.config = config
         self.inputs = Inputs(config)
+        self.node = node or this_node(config.model)
         self.id = stable_hash({"config": self._scientific, "compare": COMPARE, "stages": [s.hash for s in self.stages]})
         self.results = Path(config.paths.results)
         self.folder = self.results / config.study / self.id
@@ -48,8 +52,8 @@ class Cell:
         return {
             "weights": {"pretrain": self.pretrain.hash} if self.pretrain else identity(model),
             "dtype": model.dtype,
-            "device": device_of(model),
-            "threads": threads_of(model),
+            "device": self.node.device,
+            "threads": self.node.threads,
             "attn_implementation": model.attn_implementation,
             "experts_implementation": model.experts_implementation,
         }
@@ -153,7 +157,7 @@ class Cell:
         Without paths, whose content stages know, and without what spreads or saves memory and changes no bit.
         """
         content = self.content
-        content["model"] |= {"device": device_of(self.config.model), "threads": threads_of(self.config.model)}
+        content["model"] |= {"device": self.node.device, "threads": self.node.threads}
         for group, key in (
             ("model", "path"),
             ("model", "device_map"),

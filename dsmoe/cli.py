@@ -59,7 +59,8 @@ def _run(given: list[str]) -> int:
     if not flags.isdisjoint({"-h", "--help"}):
         print(verb_help(name, verb))
         return 0
-    allowed = {"-m", "--multirun"} if verb.sweeps else set()
+    sweeping = {"-m", "--multirun"} if verb.sweeps else set()
+    allowed = {*sweeping, *verb.flags}
     if unknown := sorted(flags - allowed):
         raise InputError(
             f"{unknown[0]}: {name} takes {' or '.join(['--help', *sorted(allowed)])} and overrides KEY=VALUE"
@@ -67,10 +68,10 @@ def _run(given: list[str]) -> int:
     _quiet()
     from dsmoe.compose import compose_cells
 
-    cells = compose_cells([*verb.overrides, *overrides], multirun=bool(flags))
+    cells = compose_cells([*verb.overrides, *overrides], multirun=bool(flags & sweeping))
     if len(cells) > 1 and not verb.sweeps:
         raise InputError(f"{name} runs one config, not a sweep of {len(cells)}; compare sweeps")
-    return _function(verb.run)(cells)
+    return _function(verb.run)(cells, **{flag.removeprefix("--"): True for flag in verb.flags if flag in flags})
 
 
 def _function(path: str) -> Callable[..., int]:

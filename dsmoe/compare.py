@@ -2,7 +2,6 @@
 
 import math
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from dsmoe.progress import Reporter
 from dsmoe.report.table import csv_text, markdown
 from dsmoe.results import Results
 from dsmoe.session import Answers, Session
-from dsmoe.stage import versions, write_whole
+from dsmoe.stage import git_commit, versions, write_whole
 from dsmoe.steering.steering import Steering
 
 
@@ -74,7 +73,7 @@ def _provenance(cell: Cell, session: Session) -> dict[str, Any]:
     splits, methods = cell.inputs.splits, set(cell.config.methods)
     return {
         "versions": versions(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "platform": platform.platform(),
         "model": cell.model_key,
         "seeds": {"config": cell.config.seed},
@@ -84,14 +83,3 @@ def _provenance(cell: Cell, session: Session) -> dict[str, Any]:
         "fine_tuning": session.training() if "sft" in methods else None,
         "stages": sorted(str(stage.folder(Path("."))) for stage in cell.stages),
     }
-
-
-def _git_commit() -> str | None:
-    """The commit that the package runs from, None where it was installed or there is no git."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

@@ -21,11 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from dsmoe.config import Config, choices, config_root
+from dsmoe.config import Config, LauncherConfig, choices, config_root
 from dsmoe.errors import InputError
 from dsmoe.plugins import did_you_mean
 
 SCHEMA = TypeAdapter(Config)
+LAUNCHER = TypeAdapter(LauncherConfig)
+FREE = ("cluster.environment.", "cluster.sbatch.")
+"""Keys below these are the user's own."""
+IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+IN_ORDER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+"""Hydra's own launcher and sweeper: what is not one of them, nor in conf/hydra, would need Hydra's own main."""
 WORDS = {
     "tuple_type": "a list, such as [a,b]",
     "too_short": "a list of one at least",
@@ -41,10 +47,14 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Composed:
-    """One cell: its overrides, as given or as the sweep chose them, and the config that they make."""
+    """One cell: its overrides, as given or as the sweep chose them, and the config that they make.
+
+    `launcher` is who runs it, the same for all cells of a sweep; None is this process.
+    """
 
     overrides: tuple[str, ...]
     config: Config
+    launcher: LauncherConfig | None = None
 
 
 def compose_cells(overrides: Sequence[str], multirun: bool = False) -> list[Composed]:
@@ -52,10 +62,8 @@ def compose_cells(overrides: Sequence[str], multirun: bool = False) -> list[Comp
     root = config_root()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(root / "conf")):
-            return [
-                Composed(tuple(cell), _checked(_compose(cell, root)))
-                for cell in _cells(list(overrides), root, multirun)
-            ]
+            cells, launcher = _cells(list(overrides), root, multirun)
+            return [Composed(tuple(cell), _checked(_compose(cell, root)), launcher) for cell in cells]
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explained(error)) from error
 
@@ -67,23 +75,49 @@ def _compose(overrides: Sequence[str], root: Path, with_hydra: bool = False) -> 
     return compose("config", [*overrides, searchpath], return_hydra_config=with_hydra)
 
 
-def _cells(overrides: list[str], root: Path, multirun: bool) -> list[list[str]]:
-    """The overrides of every cell: one, or all combinations of a sweep."""
+def _cells(overrides: list[str], root: Path, multirun: bool) -> tuple[list[list[str]], LauncherConfig | None]:
+    """The overrides of every cell, one or all combinations of a sweep, and who runs them."""
     parsed = _parsed(overrides)
     swept = [override for override in parsed if override.is_sweep_override()]
     fixed = [override for override in parsed if not override.is_sweep_override()]
+    if whole := [override for override in swept if override.key_or_group.startswith("hydra")]:
+        raise InputError(f"{_line(whole[0])}: is a setting of the whole sweep, not of a cell; choose one value")
     hydra = _compose([_line(override) for override in fixed], root, with_hydra=True).hydra
+    launcher = _launcher(hydra, root)
     if not (multirun or hydra.mode == RunMode.MULTIRUN):
         if swept:
             raise InputError(f"{_line(swept[0])}: is a sweep of several values; add -m to run it, or choose one")
-        return [overrides]
+        return [overrides], launcher
     given = {override.key_or_group for override in parsed}
     params = {key: value for key, value in (hydra.sweeper.params or {}).items() if key not in given}
     every = [*overrides, *(f"{key}={value}" for key, value in params.items())]
     (cells,) = BasicSweeper.split_arguments(_parsed(every), max_batch_size=None)
     if not cells:
         raise InputError(f"{' '.join(map(_line, swept))}: is a sweep of no values")
-    return [list(cell) for cell in cells]
+    return [list(cell) for cell in cells], launcher
+
+
+def _launcher(hydra: DictConfig, root: Path) -> LauncherConfig | None:
+    """Who runs the cells, as `hydra/launcher` chooses; None for this process."""
+    for group, own in (("hydra/launcher", IN_PROCESS), ("hydra/sweeper", IN_ORDER)):
+        node = hydra[group.partition("/")[2]]
+        ours = choices(root / "conf" / group)
+        chosen = hydra.runtime.choices[group]
+        if node.get("_target_") != own and chosen not in ours:
+            raise InputError(f"{group}: {chosen!r} is not one of {', '.join(sorted(['basic', *ours]))}")
+    if hydra.launcher.get("_target_") == IN_PROCESS:
+        return None
+    prefix = "hydra.launcher."
+    content = OmegaConf.to_container(hydra.launcher, resolve=True, throw_on_missing=True)
+    assert isinstance(content, dict)
+    if unknown := sorted(content.keys() - _nested(LauncherConfig).keys()):
+        raise InputError(
+            f"{prefix}{unknown[0]}: is no key of the launcher; it has {', '.join(_nested(LauncherConfig))}"
+        )
+    try:
+        return LAUNCHER.validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise InputError(_first_fault(error, [prefix + name for name in _nested(LauncherConfig)], prefix)) from error
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -102,7 +136,8 @@ def _check_choice(override: Override, root: Path) -> None:
     if override.is_delete() or override.is_sweep_override() or not (root / "conf" / key).is_dir():
         return
     if not isinstance(value := override.value(), str | list | dict):
-        raise InputError(f"{key}: {_shown(value)} is not one of {', '.join(choices(root / 'conf' / key))}")
+        known = [*(["basic"] if key.startswith("hydra/") else []), *choices(root / "conf" / key)]
+        raise InputError(f"{key}: {_shown(value)} is not one of {', '.join(known)}")
 
 
 def _checked(composed: DictConfig) -> Config:
@@ -110,11 +145,16 @@ def _checked(composed: DictConfig) -> Config:
         raise InputError(f"{min(missing)}: wants a value; add {min(missing)}=…")
     content = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(content, dict)
+    return checked(content)
+
+
+def checked(content: dict[Any, Any]) -> Config:
+    """The config that a JSON object holds, every key of it. Raises InputError for the first one at fault."""
     _refuse_unknown(content, Config, "")
     try:
         return SCHEMA.validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        raise InputError(_first_fault(error)) from error
+        raise InputError(_first_fault(error, known_keys())) from error
 
 
 def _refuse_unknown(content: dict[Any, Any], schema: type, prefix: str) -> None:
@@ -146,6 +186,10 @@ def known_keys(schema: type = Config, prefix: str = "") -> list[str]:
 
 
 def _near_key(key: str) -> str:
+    if key.startswith("hydra.launcher."):
+        return "; with hydra/launcher=slurm it may be one"
+    if key.startswith(FREE):
+        return f" yet; to add it, write +{key}=…"
     keys = known_keys()
     last = {known.rpartition(".")[2]: known for known in keys}
     return did_you_mean(key, keys) or did_you_mean(key.rpartition(".")[2], list(last)).replace(
@@ -153,12 +197,11 @@ def _near_key(key: str) -> str:
     )
 
 
-def _first_fault(error: ValidationError) -> str:
-    """The first key at fault, its value and all that would be allowed there."""
-    keys = set(known_keys())
+def _first_fault(error: ValidationError, keys: Sequence[str], prefix: str = "") -> str:
+    """The first of the keys at fault, its value and all that would be allowed there."""
     faults: dict[str, list[Any]] = {}
     for fault in error.errors():
-        parts = [str(part) for part in fault["loc"]]
+        parts = [*prefix.split(".")[:-1], *(str(part) for part in fault["loc"])]
         depth = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in keys), 0)
         faults.setdefault(".".join(parts[:depth]), []).append(fault)
     key, found = next(iter(faults.items()))
@@ -166,7 +209,7 @@ def _first_fault(error: ValidationError) -> str:
         return f"{key}: {found[0]['ctx']['error']}" if key else str(found[0]["ctx"]["error"])
     found = [fault for fault in found if fault["type"] != "too_short"] or found  # A list is also short of bad members.
     if found[0]["type"] == "missing":
-        return f"{'.'.join(map(str, found[0]['loc']))}: is missing"
+        return f"{prefix}{'.'.join(map(str, found[0]['loc']))}: is missing"
     allowed = " or ".join(dict.fromkeys(WORDS.get(fault["type"], fault["msg"]) for fault in found))
     allowed = allowed.replace("Input should be ", "").replace("less than inf", "finite")
     value = found[0]["input"]

@@ -17,7 +17,8 @@ from dsmoe.config import choices, config_root
 class Verb:
     """What a verb does, its own defaults as overrides, and the function that does it, as `module:function`.
 
-    A verb that is `foreign` is another program's command line: its arguments and its help are left to that.
+    `flags` are those that it takes beside overrides; the function gets each as a keyword. A verb that is `foreign`
+    is another program's command line: its arguments and its help are left to that.
     """
 
     help: str
@@ -25,6 +26,7 @@ class Verb:
     run: str
     overrides: tuple[str, ...] = ()
     sweeps: bool = False
+    flags: tuple[str, ...] = ()
     foreign: bool = False
 
 
@@ -76,6 +78,13 @@ VERBS = {
         "dsmoe doctor model=olmoe paths.results=FOLDER",
         "dsmoe.doctor.doctor:doctor",
     ),
+    "status": Verb(
+        "what runs, what is finished, and what failed and why, of a study's Slurm jobs; --watch looks again and again",
+        "dsmoe status study=default paths.results=results",
+        "dsmoe.launch.status:status",
+        sweeps=True,
+        flags=("--watch",),
+    ),
 }
 
 
@@ -103,9 +112,9 @@ def verb_help(name: str, verb: Verb) -> str:
         if isinstance(entry, dict)
         for group, choice in entry.items()
     }
-    multirun = " [-m]" if verb.sweeps else ""
+    flags = "".join(f" [{flag}]" for flag in (*(("-m",) if verb.sweeps else ()), *verb.flags))
     lines = [
-        f"dsmoe {name}{multirun} [KEY=VALUE …]",
+        f"dsmoe {name}{flags} [KEY=VALUE …]",
         "",
         verb.help,
         "",
@@ -120,6 +129,7 @@ def verb_help(name: str, verb: Verb) -> str:
         content = yaml.safe_load(text)
         defaults = _merged(defaults, content if text.startswith("# @package _global_") else {group: content})
     if verb.sweeps:
+        lines.append(f"  hydra/launcher  (basic), {', '.join(choices(root / 'conf' / 'hydra' / 'launcher'))}")
         lines.append(f"  {'+sweeps':<12}{', '.join(choices(root / 'sweeps'))}")
     lines += ["", "Keys: KEY=VALUE (default)"]
     for key, kind, meaning in _fields():

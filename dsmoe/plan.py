@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -112,7 +113,7 @@ def _unnamed(config: Config) -> str:
     if data.source not in LOCAL_SOURCES and data.path is None:
         return "the data are here: dataset.path=FOLDER names a copy"
     there = machine(config.cluster, model)
-    here = machine(type(config.cluster)(None, None, None), model)
+    here = machine(replace(config.cluster, gpus=None, gpu_memory_gb=None, memory_gb=None), model)
     if bool(there.gpus) != bool(here.gpus):
         return "they run: bits differ between CPU and GPU, and this machine has the other one"
     return ""

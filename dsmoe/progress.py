@@ -1,5 +1,7 @@
 """What long work says: a bar in a terminal, plain lines in a log."""
 
+import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,3 +68,9 @@ class Reporter:
                 self.say(f"{what}: {done} of {total}{note and f', {note}'}, {left:.0f} s left")
 
         yield advance
+
+
+def plain_warnings() -> None:
+    """Warnings of ours as plain lines on standard error; lm-eval's are not for users."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)

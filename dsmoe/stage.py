@@ -9,7 +9,9 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +45,27 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
+def git_commit() -> str | None:
+    """The commit that the package runs from, None where it was installed or there is no git."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+@cache
+def code_hash() -> str:
+    """A hash of the package's own code, which can change where its commit does not."""
+    package = Path(__file__).parent
+    return stable_hash(
+        {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in package.rglob("*.py")}
+    )
+
+
 @dataclass(frozen=True)
 class Stage:
     """What one stage makes: its name, the version of its code and the part of the config that it is a function of.
@@ -71,6 +94,21 @@ class Stage:
     def run(self, results: Path, make: Callable[[Path], None], log: Log) -> Path:
         """The stage's folder: the finished one, or else made by `make(temporary folder)`."""
         return write_whole(self.folder(results), self.key, make, log)
+
+
+def jobs_folder(results: Path, study: str) -> Path:
+    """Where a study's Slurm jobs keep what they run and what became of it."""
+    return results / study / ".jobs"
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put `text` into the file at once: a reader finds all of the old text, or all of the new one."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def is_finished(folder: Path) -> bool:

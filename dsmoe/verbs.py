@@ -1,6 +1,5 @@
 """What each verb does with the composed cells."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +14,10 @@ from dsmoe.compare import run_cell
 from dsmoe.compose import Composed
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.errors import InputError
-from dsmoe.progress import Reporter
+from dsmoe.jobs import launch
+from dsmoe.progress import Reporter, plain_warnings
 from dsmoe.report.table import rich_table
+from dsmoe.results import Results
 from dsmoe.session import Session
 from dsmoe.stage import check_new, write_new
 from dsmoe.steering.export import BAKED, write_export
@@ -27,15 +28,21 @@ EXPORTED = ("dsmoe", "random", "steering")
 
 
 def compare(composed: Sequence[Composed]) -> int:
-    """Run every cell, one after the other, and show its table. All are checked before the first is run."""
+    """Run every cell, one after the other, and show its table, or launch them as jobs. All are checked before."""
     reporter, console = _outputs()
+
+    def show(folder: Path) -> None:
+        console.print(rich_table(Results.read(folder / "results.json")))
+        console.print(f"results: {folder / 'results.json'}", markup=False, soft_wrap=True)
+
+    if composed[0].launcher is not None:
+        return launch(composed, reporter, show)
     cells = [Cell(one.config) for one in composed]
     for number, (one, cell) in enumerate(zip(composed, cells, strict=True), start=1):
         if len(cells) > 1:
             reporter.say(f"cell {number} of {len(cells)}: {' '.join(one.overrides)}")
-        results = run_cell(cell, reporter)
-        console.print(rich_table(results))
-        console.print(f"results: {cell.folder / 'results.json'}", markup=False, soft_wrap=True)
+        run_cell(cell, reporter)
+        show(cell.folder)
     return 0
 
 
@@ -50,7 +57,7 @@ def evaluate(composed: Sequence[Composed]) -> int:
 def discover(composed: Sequence[Composed]) -> int:
     """Write the target domain's expert profile and show the experts that would be steered first."""
     reporter, console = _outputs()
-    (one,) = composed
+    one = _in_process("discover", composed)
     path = Session(Cell(one.config), reporter).profile_path()
     profile = ExpertProfile.load(path)
     report = profile.report
@@ -76,7 +83,7 @@ def discover(composed: Sequence[Composed]) -> int:
 def export(composed: Sequence[Composed]) -> int:
     """Write what one method steers into a folder of its own, for use elsewhere."""
     reporter, console = _outputs()
-    (one,) = composed
+    one = _in_process("export", composed)
     key, config = "paths.export", one.config
     if len(config.methods) != 1 or config.methods[0] not in EXPORTED:
         raise InputError(f"methods: export takes one of {', '.join(EXPORTED)}, not {', '.join(config.methods)}")
@@ -96,10 +103,16 @@ def export(composed: Sequence[Composed]) -> int:
     return 0
 
 
+def _in_process(verb: str, composed: Sequence[Composed]) -> Composed:
+    (one,) = composed
+    if one.launcher is not None:
+        raise InputError(f"hydra/launcher: {verb} runs here; leave out {one.launcher.name}, or launch with compare")
+    return one
+
+
 def _outputs() -> tuple[Reporter, Console]:
     """Progress on standard error, results on standard output; warnings of ours as plain lines."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    plain_warnings()
     reporter = Reporter()
     width = None if sys.stdout.isatty() else 120
     return reporter, Console(highlight=False, soft_wrap=False, width=width)

@@ -54,7 +54,8 @@ def test_every_choice_composes(group: str, choice: str) -> None:
     (config,) = compose(f"{group}={choice}", *needed)
     for key, value in content.items():
         if not isinstance(value, dict):
-            assert getattr(getattr(config, group), key) == ("given" if value == "???" else value)
+            found = getattr(getattr(config, group), key)
+            assert (list(found) if isinstance(found, tuple) else found) == ("given" if value == "???" else value)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
@@ -67,7 +68,11 @@ def test_every_sweep_composes_in_its_order(sweep: str) -> None:
     assert len({cell.config for cell in cells}) == len(cells) > 1
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in (ROOT / "conf").rglob("*.yaml") if "hydra" not in path.parts),
+    ids=lambda path: path.stem,
+)
 def test_no_file_sets_a_key_that_is_none(path: Path) -> None:
     def keys(node: dict[str, object], above: str) -> Iterator[str]:
         for key, value in node.items():

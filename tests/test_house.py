@@ -9,10 +9,10 @@ PACKAGE = Path(dsmoe.__file__).parent
 FLOORS = [
     {"errors", "plugins", "progress"},
     {"config", "compose", "stage", "results", "domains"},
-    {"models", "evaluation", "report"},
+    {"models", "evaluation", "report", "launch"},
     {"discovery", "baselines"},
     {"steering"},
-    {"inputs", "cell", "session", "compare", "plan", "prepare", "doctor", "verbs", "harness", "steered_lm"},
+    {"inputs", "cell", "session", "compare", "jobs", "plan", "prepare", "doctor", "verbs", "harness", "steered_lm"},
     {"help", "cli", "__main__", "__init__"},
 ]
 

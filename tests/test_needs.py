@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dsmoe import InputError
 from dsmoe.compose import compose_cells
-from dsmoe.config import ClusterConfig, Config
+from dsmoe.config import Config
 from dsmoe.discovery.saliency import salient_batches
 from dsmoe.models.fit import Machine, check_fits, gpus, machine
 from dsmoe.models.footprint import cached, kept_for_backward
@@ -247,12 +247,13 @@ def test_gpus_have_an_allowance() -> None:
 
 
 def test_the_config_says_what_there_is() -> None:
-    there = machine(ClusterConfig(2, 40.0, 100.0), composed().model)
+    two = composed("cluster.gpus=2", "cluster.gpu_memory_gb=40", "cluster.memory_gb=100").cluster
+    there = machine(two, composed().model)
     assert there == Machine(2, 40e9, 100e9)
     assert (there.room, there.usable) == (80e9, 2 * (36e9 - 2**30))
     on_cpu = composed("model.device=cpu").model
-    assert machine(ClusterConfig(2, 40.0, 100.0), on_cpu).room == 100e9
-    assert machine(ClusterConfig(0, None, None), on_cpu).memory > 1e8
+    assert machine(two, on_cpu).room == 100e9
+    assert machine(composed("cluster.gpus=0").cluster, on_cpu).memory > 1e8
 
 
 def test_what_may_not_fit_names_its_key(tmp_path: Path) -> None:

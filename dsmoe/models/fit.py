@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from dsmoe.config import ClusterConfig, ModelConfig
+from dsmoe.config import ClusterConfig, Config, ModelConfig
 from dsmoe.errors import InputError
+from dsmoe.models.load import Node, threads_of
 from dsmoe.models.needs import Needs
 
 USUAL = 80e9
@@ -54,6 +55,17 @@ def machine(cluster: ClusterConfig, model: ModelConfig) -> Machine:
         raise InputError("cluster.gpu_memory_gb: wants a value, since cluster.gpus counts GPUs and there is none here")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(gpus, float(each), memory if cluster.memory_gb is None else cluster.memory_gb * 1e9)
+
+
+def job_node(config: Config) -> Node:
+    """Where a job runs the model: what the config says of the cluster and, where it says nothing, as this machine.
+
+    Raises InputError where the model asks for a GPU and jobs have none.
+    """
+    device = "cuda" if machine(config.cluster, config.model).gpus else "cpu"
+    if device == "cpu" and config.model.device == "cuda":
+        raise InputError("model.device: cuda is asked for, but cluster.gpus gives jobs none; allowed are cpu and auto")
+    return Node(device, config.model.threads or config.cluster.cpus or threads_of(config.model))
 
 
 def usable(memory: float) -> float:

@@ -26,6 +26,19 @@ class LoadedModel:
     tokenizer: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where a model runs, as far as its bits depend on that: the kind of device, and CPU threads."""
+
+    device: str
+    threads: int
+
+
+def this_node(config: ModelConfig) -> Node:
+    """The node that this machine is. Raises InputError where a GPU is asked for and there is none."""
+    return Node(device_of(config), threads_of(config))
+
+
 def device_of(config: ModelConfig) -> str:
     """`cpu` or `cuda`. Raises InputError where a GPU is asked for and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():

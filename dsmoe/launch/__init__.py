@@ -1,0 +1,1 @@
+"""Cells as Slurm jobs: frozen, submitted, watched; what became of them is read from disk and from the queue."""
