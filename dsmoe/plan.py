@@ -9,9 +9,8 @@ from rich.console import Console
 
 from dsmoe.cell import Cell
 from dsmoe.compose import Composed
-from dsmoe.config import Config
 from dsmoe.models import checkpoint
-from dsmoe.models.fit import USUAL, Machine, check_fits, gigabytes, gpus, machine
+from dsmoe.models.fit import USUAL, Machine, check_fits, gigabytes, gpus, job_node, machine
 from dsmoe.models.needs import Needs, needs
 from dsmoe.stage import is_finished
 
@@ -95,9 +94,9 @@ def _cells(composed: Sequence[Composed]) -> list[str]:
     """How many cells there are, which of them are finished and which are missing."""
     cells = "1 cell" if len(composed) == 1 else f"{len(composed)} cells"
     for one in composed:
-        if reason := _unnamed(one.config):
+        if reason := _unnamed(one):
             return [f"{cells}; they cannot be named before {reason}"]
-    named = [(one, Cell(one.config)) for one in composed]
+    named = [(one, Cell(one.config, job_node(one.config) if one.launcher else None)) for one in composed]
     finished = [is_finished(cell.folder) for _, cell in named]
     lines = [f"{cells}: {sum(finished)} finished, {len(finished) - sum(finished)} missing"]
     for (one, cell), done in zip(named, finished, strict=True):
@@ -105,13 +104,16 @@ def _cells(composed: Sequence[Composed]) -> list[str]:
     return lines
 
 
-def _unnamed(config: Config) -> str:
+def _unnamed(one: Composed) -> str:
     """What must be there before a cell has a name, which is a hash of all its inputs; empty where all of it is."""
+    config = one.config
     model, data = config.model, config.dataset
     if model.path is not None and checkpoint.is_local(model) and not any(Path(model.path).glob("*.safetensors")):
         return "the weights are there"
     if data.source not in LOCAL_SOURCES and data.path is None:
         return "the data are here: dataset.path=FOLDER names a copy"
+    if one.launcher is not None:  # It runs where `cluster` says.
+        return ""
     there = machine(config.cluster, model)
     here = machine(replace(config.cluster, gpus=None, gpu_memory_gb=None, memory_gb=None), model)
     if bool(there.gpus) != bool(here.gpus):
