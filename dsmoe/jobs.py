@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import platform
 import shlex
 import shutil
 from collections import Counter
@@ -15,6 +17,7 @@ from dsmoe.cell import Cell
 from dsmoe.compare import run_cell
 from dsmoe.compose import Composed
 from dsmoe.config import ModelConfig
+from dsmoe.disk import writing
 from dsmoe.errors import InputError
 from dsmoe.launch.frozen import Frozen
 from dsmoe.launch.queue import has_slurm
@@ -121,7 +124,11 @@ def run_frozen(frozen: Frozen, reporter: Reporter) -> None:
     frozen.check_origin()
     torch.set_num_threads(frozen.threads)
     if (device := device_of(frozen.config.model)) != frozen.device:
-        raise InputError(f"cell {frozen.cell}: it was submitted for {frozen.device}, but torch sees {device} here")
+        node = os.environ.get("SLURMD_NODENAME", platform.node())
+        raise InputError(
+            f"cell {frozen.cell}: it was submitted for {frozen.device}, but torch sees {device} on {node}; "
+            f"dsmoe doctor on that node says why, +cluster.sbatch.exclude={node} keeps jobs from it"
+        )
     cell = Cell(frozen.config)
     if cell.id != frozen.cell:
         raise InputError(
@@ -158,27 +165,25 @@ def _submit(place: tuple[Path, str], works: Mapping[str, Work], chosen: Collecti
     """Submit those of the chosen cells that are neither finished nor in the queue, and say what was done."""
     results, study = place
     folder = jobs_folder(results, study)
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"paths.results: {folder} cannot be made: {error.strerror}") from error
-    # Two commands at once would both find the same cells missing.
-    with FileLock(folder / ".lock"):
-        found = only(survey(results, study, submitting=True), works)
-        missing = [works[cell] for cell in chosen if found[cell].condition not in ("finished", *UNSETTLED)]
-        others = [seen for cell, seen in found.items() if works[cell] not in missing]
-        if others:
-            reporter.say(f"not submitted: {counted(others)}")
-        if missing:
-            submission = _sent(results, study, missing)
-            for array in submission.arrays:
-                count, jobs = sum(map(len, array.jobs)), len(array.jobs)
-                named = f"{jobs} jobs, {array.id}_[0-{jobs - 1}]" if jobs > 1 else f"job {array.id}"
-                reporter.say(f"submitted: {count} cell{'s' * (count > 1)} in {named}")
+        # Two commands at once would both find the same cells missing.
+        with FileLock(folder / ".lock"):
+            found = only(survey(results, study, submitting=True), works)
+            missing = [works[cell] for cell in chosen if found[cell].condition not in ("finished", *UNSETTLED)]
+            others = [seen for cell, seen in found.items() if works[cell] not in missing]
+            if others:
+                reporter.say(f"not submitted: {counted(others)}")
+            if missing:
+                submission = _sent(results, study, missing)
+                for array in submission.arrays:
+                    count, jobs = sum(map(len, array.jobs)), len(array.jobs)
+                    named = f"{jobs} jobs, {array.id}_[0-{jobs - 1}]" if jobs > 1 else f"job {array.id}"
+                    reporter.say(f"submitted: {count} cell{'s' * (count > 1)} in {named}")
 
 
 def _sent(results: Path, study: str, works: Sequence[Work]) -> Submission:
-    """The works as jobs in Slurm's queue. Where sbatch refuses all of them, nothing is left behind."""
+    """The works as jobs in Slurm's queue. Where none gets there, nothing is left behind."""
     folder = new_folder(results, study)
     resources: dict[Resources, list[tuple[str, ...]]] = {}
     by_model: dict[tuple[Resources, ModelConfig], list[str]] = {}
@@ -197,23 +202,23 @@ def _sent(results: Path, study: str, works: Sequence[Work]) -> Submission:
             for part in chunks(every, wanted.cluster.max_array_size)
         )
     }
-    for work in works:
-        cell = work.cell
-        Frozen.of(cell.id, cell.config, cell.node.device, cell.node.threads, work.fits).write(folder)
-        State("submitted", now()).write(folder, cell.id)
     overrides = {work.cell.id: list(work.overrides) for work in works}
     submission = Submission(folder, here(), overrides, tuple(arrays))
-    submission.write()
     sent: list[Array] = []
-    for array, wanted in arrays.items():
-        try:
-            sent.append(submit(wanted, array, folder, RUN))
-        except InputError:
-            submission = replace(submission, arrays=tuple(sent))
-            submission.write()
-            if not sent:
-                shutil.rmtree(folder)
-            raise
-        submission = submission.with_array(sent[-1])
+    try:
+        for work in works:
+            cell = work.cell
+            Frozen.of(cell.id, cell.config, cell.node.device, cell.node.threads, work.fits).write(folder)
+            State("submitted", now()).write(folder, cell.id)
         submission.write()
+        for array, wanted in arrays.items():
+            sent.append(submit(wanted, array, folder, RUN))
+            submission = submission.with_array(sent[-1])
+            submission.write()
+    except InputError:
+        if sent:
+            replace(submission, arrays=tuple(sent)).write()
+        else:
+            shutil.rmtree(folder)
+        raise
     return submission

@@ -11,7 +11,6 @@ import platform
 import shutil
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from dsmoe.disk import flush, writing
 from dsmoe.errors import InputError
 
 Log = Callable[[str], None]
@@ -101,16 +101,6 @@ def jobs_folder(results: Path, study: str) -> Path:
     return results / study / ".jobs"
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Put `text` into the file at once: a reader finds all of the old text, or all of the new one."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def is_finished(folder: Path) -> bool:
     """Whether the folder was written whole; only then does it bear its name."""
     return (folder / "status.json").exists()
@@ -127,24 +117,22 @@ def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], 
         return folder
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is there but not whole: it has no status.json; move it away")
-    try:
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"paths.results: {folder.parent} cannot be made: {error.strerror}") from error
-    path = folder.with_name(f".{folder.name}.lock")
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log(f"waits for another process that makes {folder}")
-        lock.acquire()
-    try:
-        if not is_finished(folder):
-            _make(folder, config, make)
-        # Whoever still waits on the removed file finds the folder finished.
-        path.unlink(missing_ok=True)
-    finally:
-        lock.release()
+        path = folder.with_name(f".{folder.name}.lock")
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log(f"waits for another process that makes {folder}")
+            lock.acquire()
+        try:
+            if not is_finished(folder):
+                _make(folder, config, make)
+            # Whoever still waits on the removed file finds the folder finished.
+            path.unlink(missing_ok=True)
+        finally:
+            lock.release()
     return folder
 
 
@@ -154,17 +142,18 @@ def write_new(folder: Path, make: Callable[[Path], None], key: str) -> None:
     It appears in one step, as a stage does. Raises InputError where there is something, or another process at work.
     """
     check_new(folder, key)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f".{folder.name}.lock")
-    try:
-        with FileLock(path, timeout=0):
-            try:
-                check_new(folder, key)
-                _appear(folder, make)
-            finally:
-                path.unlink(missing_ok=True)
-    except Timeout:
-        raise InputError(f"{key}: another process is writing {folder}") from None
+    with writing(folder, key):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(path, timeout=0):
+                try:
+                    check_new(folder, key)
+                    _appear(folder, make)
+                finally:
+                    path.unlink(missing_ok=True)
+        except Timeout:
+            raise InputError(f"{key}: another process is writing {folder}") from None
 
 
 def check_new(folder: Path, key: str) -> None:
@@ -208,24 +197,16 @@ def _make(folder: Path, config: Mapping[str, Any], make: Callable[[Path], None])
 def _appear(folder: Path, make: Callable[[Path], None]) -> None:
     """`folder`, which is not there or empty, with whatever `make(temporary folder)` writes, or not at all."""
     temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if temporary.exists():
+        shutil.rmtree(temporary)
     temporary.mkdir()
     try:
         make(temporary)
+        for path in temporary.rglob("*"):
+            flush(path)
+        flush(temporary)
+        temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for path in temporary.rglob("*"):
-        _flush(path)
-    _flush(temporary)
-    temporary.rename(folder)
-    _flush(folder.parent)
-
-
-def _flush(path: Path) -> None:
-    """Put a file or folder on disk, so that a power cut cannot leave a whole name over half the bytes."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(folder.parent)

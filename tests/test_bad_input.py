@@ -238,7 +238,12 @@ CASES: list[Case] = [
         ("no.json: cannot be read",),
     ),
     ("unknown flag", nothing, ("--fast",), ("--fast", "--multirun")),
-    ("results in a file", nothing, ("paths.results={files}/good.jsonl/x",), ("paths.results", "cannot be made")),
+    (
+        "results in a file",
+        nothing,
+        ("paths.results={files}/good.jsonl/x",),
+        ("paths.results", "cannot be written: not a directory"),
+    ),
     # Memory; tests/test_plan.py has more of it.
     (
         "weights larger than memory",

@@ -7,7 +7,7 @@ import dsmoe
 
 PACKAGE = Path(dsmoe.__file__).parent
 FLOORS = [
-    {"errors", "plugins", "progress"},
+    {"errors", "disk", "plugins", "progress"},
     {"config", "compose", "stage", "results", "domains"},
     {"models", "evaluation", "report", "launch"},
     {"discovery", "baselines"},

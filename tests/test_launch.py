@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from slurm_stub import Stub, submitted
 from submitit.core.utils import DelayedSubmission
+from test_disk import files_of_at_most
 
 from dsmoe import InputError
 from dsmoe.cell import Cell
@@ -214,6 +216,18 @@ def test_what_sbatch_refuses_is_said_in_its_words_and_leaves_nothing(slurm: Stub
     ]  # fmt: skip
 
 
+def test_where_nothing_can_be_written_nothing_is_submitted_or_left(slurm: Stub, run: Run) -> None:
+    run(*SWEEP[:2], SLURM)
+    before = list(Path("results/default/.jobs").iterdir())
+    for size in (0, 1000):
+        with files_of_at_most(size):
+            status, out, err = run(*SWEEP)
+        assert (status, out) == (2, "")
+        assert re.fullmatch(r"(.*\n)?dsmoe: paths\.results: /.* cannot be written: file too large\n", err)
+    assert list(slurm.scripts) == [101]
+    assert list(Path("results/default/.jobs").iterdir()) == before
+
+
 def test_a_silent_slurm_is_not_taken_for_an_empty_queue(slurm: Stub, run: Run) -> None:
     run(*SWEEP)
     slurm.goes_silent()
@@ -354,6 +368,13 @@ def fails_on_seed_1(frozen: Frozen, reporter: Reporter) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory")
 
 
+def asserts_on_the_gpu(frozen: Frozen, reporter: Reporter) -> None:
+    try:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+    except RuntimeError as error:
+        raise ValueError("no answer") from error
+
+
 def is_told_to_stop(frozen: Frozen, reporter: Reporter) -> None:
     with reporter.work("it all"):
         raise SystemExit(-1)
@@ -376,6 +397,24 @@ def test_a_failed_cell_takes_no_other_along(submission: Submission, capfd: pytes
     state = State.read(submission.folder, list(submission.overrides)[1])
     assert (state.cause, state.error.startswith("RuntimeError: [enforce fail")) == ("memory", True)
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_cell_that_loses_the_gpu_ends_its_job(slurm: Stub, submission: Submission) -> None:
+    """All that the process asked of the GPU afterwards would fail too."""
+    with pytest.raises(SystemExit) as ended:
+        job(submission, "asserts_on_the_gpu")()
+    assert ended.value.code == 1
+    assert states(submission) == ["failed", "submitted", "submitted"]
+    found = survey(submission.folder.parents[2], "default")
+    assert [seen.condition for seen in found.values()] == ["failed", "lost", "lost"]
+    assert [seen.error for seen in found.values()][1:] == ["its job ended before its turn came"] * 2
+
+
+def test_a_job_that_cannot_write_its_state_ends_and_says_why(submission: Submission) -> None:
+    """Its cells are lost, once it has left the queue."""
+    with files_of_at_most(100), pytest.raises(InputError, match=r"\.state\.json cannot be written: file too large"):
+        job(submission, "does_nothing")()
+    assert states(submission) == ["submitted"] * 3
 
 
 def test_a_job_that_is_started_again_runs_only_what_has_no_outcome(submission: Submission) -> None:
@@ -420,6 +459,9 @@ def test_running_out_of_time_again_and_again_without_getting_anywhere_ends(
         (MemoryError(), "memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "memory"),
         (OSError(12, "Cannot allocate memory"), "memory"),
+        (RuntimeError("std::bad_alloc"), "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
+        (OSError(28, "No space left on device"), "error"),
         (InputError("x"), "input"),
         (SteeringError("x"), "input"),
         (RuntimeError("x"), "error"),
@@ -464,7 +506,7 @@ def test_a_cell_whose_code_files_or_node_changed_is_refused(submission: Submissi
     assert "the code changed since it was submitted: torch 1.0 → 2" in refusal(origin={**origin, "torch": "1.0"})
     assert "commit 0 → " in refusal(origin={**origin, "commit": "0"})
     assert "code 0 → " in refusal(origin={**origin, "code": "0"})
-    assert "it was submitted for tpu, but torch sees cpu here" in refusal(device="tpu")
+    assert "it was submitted for tpu, but torch sees cpu on " in refusal(device="tpu")
     assert f"it would now be {cell}" not in refusal(config={**content["config"], "seed": 5})
     assert "the files that it names changed since it was submitted" in refusal(config={**content["config"], "seed": 5})
 
@@ -496,6 +538,7 @@ def test_every_condition_is_told_from_the_others(study: tuple[Path, dict[str, st
     ended(folder, "3", 137)
     State("running", now(), requeued=1).write(folder, cells["4"])
     ended(folder, "4", 137, run=0)  # of the run before the last
+    (folder / array / "101_2.exit").touch()  # the disk was full
     State("failed", now(), cause="error", error="KeyError: 'x'").write(folder, cells["5"])
     (folder / array / "101_5_0_log.out").write_text("".join(f"line {number}\n" for number in range(20)))
     slurm.queue((array, 0, "RUNNING"), (array, 1, "PENDING"))

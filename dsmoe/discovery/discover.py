@@ -173,4 +173,4 @@ class _Tokens:
 
 
 def _append(file: BinaryIO, tensor: torch.Tensor, dtype: type[np.generic]) -> None:
-    tensor.numpy().astype(dtype).tofile(file)
+    file.write(tensor.numpy().astype(dtype).tobytes())  # numpy's own tofile does not say why it could not write.

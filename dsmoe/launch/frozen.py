@@ -8,8 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from dsmoe.compose import checked
 from dsmoe.config import Config
+from dsmoe.disk import replace_file
 from dsmoe.errors import InputError
-from dsmoe.stage import code_hash, git_commit, replace_file, versions
+from dsmoe.stage import code_hash, git_commit, versions
 
 SCHEMA = 1
 

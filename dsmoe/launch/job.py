@@ -3,6 +3,7 @@
 import importlib
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ from typing import Any
 
 from dsmoe.errors import InputError, SteeringError
 from dsmoe.launch.frozen import Frozen
-from dsmoe.launch.state import State, cause_of, now
+from dsmoe.launch.state import State, cause_of, now, spoils_process
 from dsmoe.launch.submission import Submission
 from dsmoe.progress import Advance, Reporter
 
 SECONDS_BETWEEN_STATES = 10.0
 TIRED = 3
 """How often in a row a job may run out of time before anything of it is finished."""
+OURS = (InputError, SteeringError)
+"""Errors that are sentences for users."""
 ALMOST = 0.8
 """Of its time: who is told to stop later than that has run out of it, who is told before is preempted."""
 
@@ -27,7 +30,7 @@ ALMOST = 0.8
 class Job:
     """Runs cells of a submission by `run`, a function named `module:function` that takes a frozen cell and a reporter.
 
-    A cell that fails leaves its error in its state, and the next one is run.
+    A cell that fails leaves its error in its state, and the next one is run, unless the GPU was lost with it.
     """
 
     def __init__(self, submission: str, cells: tuple[str, ...], run: str) -> None:
@@ -59,8 +62,10 @@ class Job:
             module, _, function = self.run.partition(":")
             getattr(importlib.import_module(module), function)(frozen, JobReporter(cell))
         except Exception as error:  # Whatever it is: the other cells of the job have nothing to do with it.
-            traceback.print_exc()
             cell.change(state="failed", doing="", cause=cause_of(error), error=_words(error))
+            sys.stderr.write(f"dsmoe: {error}\n" if isinstance(error, OURS) else traceback.format_exc())
+            if spoils_process(error):
+                raise SystemExit(1) from error
         else:
             cell.change(state="finished", doing="", fruitless=0)
         return cell.state.state
@@ -143,4 +148,4 @@ def _job_id() -> str:
 
 def _words(error: Exception) -> str:
     """The error as one reads it: ours are sentences, others are named."""
-    return str(error) if isinstance(error, InputError | SteeringError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, OURS) else f"{type(error).__name__}: {error}"

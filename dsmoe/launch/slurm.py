@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dsmoe.config import ClusterConfig
+from dsmoe.disk import writing
 from dsmoe.errors import InputError
 from dsmoe.launch.job import Job
 from dsmoe.launch.submission import Array
@@ -62,14 +63,15 @@ def parameters(resources: Resources, array: Array, folder: Path) -> dict[str, An
 def submit(resources: Resources, array: Array, submission: Path, run: str) -> Array:
     """Hand an array to Slurm; the same array, with the id that Slurm gave it. `run` runs a cell, as `module:function`.
 
-    Raises InputError for what sbatch refuses, with its own words.
+    Raises InputError for what sbatch refuses, with its own words, and for what the disk does.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     executor = executor_of(resources, array, submission)
     jobs = [Job(str(submission), cells, run) for cells in array.jobs]
     try:
-        with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, which is in the error too.
+        # submitit prints what sbatch says, which is in the error too.
+        with writing(submission), redirect_stderr(io.StringIO()):
             submitted = executor.submit_array(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         reason = " ".join(str(error).replace("sbatch: error:", "").split())

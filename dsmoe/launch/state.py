@@ -2,17 +2,18 @@
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from dsmoe.disk import replace_file
 from dsmoe.errors import InputError, SteeringError
-from dsmoe.stage import replace_file
 
 Written = Literal["submitted", "running", "requeued", "finished", "failed"]
 Cause = Literal["", "input", "memory", "time", "error"]
 """Why it failed: input and time fail the same way again, memory too unless there is more of it."""
-OUT_OF_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
+OUT_OF_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory", "bad_alloc", "alloc_failed")
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,23 @@ def now() -> str:
 
 def cause_of(error: BaseException) -> Cause:
     """Why a cell failed, by what was raised."""
-    raised: BaseException | None = error
-    while raised is not None:
+    for raised in _chain(error):
         # torch's own class is told by its name: whoever reads states must not wait for torch.
         of_torch = type(raised).__name__ == "OutOfMemoryError"
         said = isinstance(raised, RuntimeError | OSError) and any(part in str(raised).lower() for part in OUT_OF_MEMORY)
         if isinstance(raised, MemoryError) or of_torch or said:
             return "memory"
-        raised = raised.__cause__ or raised.__context__
     return "input" if isinstance(error, InputError | SteeringError) else "error"
+
+
+def spoils_process(error: BaseException) -> bool:
+    """Whether the GPU is lost to this process, as after an assertion that failed on it: all later calls fail too."""
+    return any(type(raised).__name__ == "AcceleratorError" for raised in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """What was raised, and what that was raised from."""
+    raised: BaseException | None = error
+    while raised is not None:
+        yield raised
+        raised = raised.__cause__ or raised.__context__

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from dsmoe.disk import replace_file, writing
 from dsmoe.errors import InputError
-from dsmoe.stage import jobs_folder, replace_file
+from dsmoe.stage import jobs_folder
 
 FILE = "submission.json"
 
@@ -85,10 +86,8 @@ def new_folder(results: Path, study: str) -> Path:
     # Slurm would take it for one of its patterns, and a new line for the end of an option.
     if bad := {"%", "\n"} & set(str(folder)):
         raise InputError(f"paths.results: Slurm cannot write logs below {str(folder)!r}: it holds {min(bad)!r}")
-    try:
+    with writing(folder):
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"paths.results: {folder} cannot be made: {error.strerror}") from error
     return folder
 
 

@@ -1,5 +1,6 @@
 """What became of every cell of a study: from its folder, its job's last word, and the queue."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -120,15 +121,20 @@ def _gone(seen: Seen, state: State, array: Array, index: int, submitting: bool) 
     if ended == "TIMEOUT":
         return replace(seen, condition="lost", cause="time", error="Slurm says TIMEOUT: it did not stop when told to")
     trace = f"exit status {code}" if code is not None else "without a trace"
+    if seen.log is not None and not os.access(seen.log.parent, os.W_OK):
+        trace += f", and nothing can be written to {seen.log.parent} from here"
     return replace(seen, condition="lost", error=f"killed {trace}" + (f"; Slurm says {ended}" if ended else ""))
 
 
 def _exit_code(path: Path, run: int) -> int | None:
-    """With what status Python ended in the job's last run, None where its script was killed with it."""
-    if not path.exists():
+    """With what status Python ended in the job's last run, None where its script was killed with it.
+
+    None too where the disk was full: the file is then empty, or ends too early.
+    """
+    said = path.read_text(encoding="utf-8").split() if path.exists() else []
+    if len(said) != 2 or int(said[1]) < run:
         return None
-    code, of = path.read_text(encoding="utf-8").split()
-    return int(code) if int(of) >= run else None
+    return int(said[0])
 
 
 def only(found: Mapping[str, Seen], cells: Iterable[str]) -> dict[str, Seen]:
