@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos test-gpu test-slurm check families bench clean
+.PHONY: help setup demo test test-chaos test-gpu test-slurm chaos check families bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,11 @@ test-gpu: setup ## what a GPU could do otherwise than the CPU; skipped without o
 test-slurm: setup ## what wants a Slurm, on one of its own of one node; installs Slurm from Debian where it is missing
 	command -v sbatch >/dev/null || slurm/dev-cluster install
 	slurm/dev-cluster run $(BIN)/pytest -m slurm
+	DEV_CLUSTER_ACCOUNTING=0 slurm/dev-cluster run $(BIN)/pytest -m slurm tests/test_disturbed.py -k without_accounting
+
+chaos: setup ## disturb jobs on a Slurm of its own a hundred times: they must end as if undisturbed
+	command -v sbatch >/dev/null || slurm/dev-cluster install
+	DISTURBANCES=100 slurm/dev-cluster run $(BIN)/pytest -m slurm tests/test_disturbed.py -k disturbed_studies
 
 check: setup ## ruff and mypy
 	$(BIN)/ruff check .

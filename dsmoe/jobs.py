@@ -20,7 +20,7 @@ from dsmoe.config import ModelConfig
 from dsmoe.disk import writing
 from dsmoe.errors import InputError
 from dsmoe.launch.frozen import Frozen
-from dsmoe.launch.queue import has_slurm
+from dsmoe.launch.queue import cancel, has_slurm
 from dsmoe.launch.slurm import Resources, chunks, submit
 from dsmoe.launch.state import State, now
 from dsmoe.launch.status import paragraph
@@ -175,6 +175,7 @@ def _submit(place: tuple[Path, str], works: Mapping[str, Work], chosen: Collecti
             if others:
                 reporter.say(f"not submitted: {counted(others)}")
             if missing:
+                cancel(found[work.cell.id].job for work in missing if found[work.cell.id].held)
                 submission = _sent(results, study, missing)
                 for array in submission.arrays:
                     count, jobs = sum(map(len, array.jobs)), len(array.jobs)

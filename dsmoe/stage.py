@@ -112,14 +112,17 @@ def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], 
     The folder appears under its name in one step, after all its bytes are on disk. Whoever else wants it meanwhile
     waits for the lock and then uses it.
     """
+    path = folder.with_name(f".{folder.name}.lock")
     if is_finished(folder):
+        # Who made it may have been killed before it removed its lock.
+        if path.exists() and os.access(folder.parent, os.W_OK):
+            path.unlink(missing_ok=True)
         log(f"reuses {folder}{_other_versions(folder)}")
         return folder
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is there but not whole: it has no status.json; move it away")
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        path = folder.with_name(f".{folder.name}.lock")
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ SQUEUE = """#!/bin/sh
 [ -e "{folder}/silent" ] && {{ echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }}
 cat "{folder}/queue"
 """
+SCANCEL = """#!/bin/sh
+printf '%s\\n' "$@" >> "{folder}/cancelled"
+"""
 OTHERS = "#!/bin/sh\nexit 1\n"
 
 
@@ -28,7 +32,8 @@ class Stub:
         (folder / "bin").mkdir(parents=True)
         (folder / "number").write_text("100")
         (folder / "queue").write_text("")
-        for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("srun", OTHERS), ("sacct", OTHERS)):
+        commands = {"sbatch": SBATCH, "squeue": SQUEUE, "scancel": SCANCEL, "srun": OTHERS, "sacct": OTHERS}
+        for name, text in commands.items():
             (folder / "bin" / name).write_text(text.format(folder=folder))
             (folder / "bin" / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
@@ -38,9 +43,16 @@ class Stub:
         """The scripts that were submitted, by job id."""
         return {int(path.stem): path.read_text() for path in sorted(self.folder.glob("*.sh"))}
 
-    def queue(self, *rows: tuple[str, int, str]) -> None:
-        """From now on the queue holds these: the array's name, the job's index in it, its state."""
-        lines = (f"{name}|{index}|{state}|node7|Resources\n" for name, index, state in rows)
+    @property
+    def cancelled(self) -> list[str]:
+        """What was taken out of the queue."""
+        path = self.folder / "cancelled"
+        return path.read_text().split() if path.exists() else []
+
+    def queue(self, *rows: tuple[str, int, str], reasons: Mapping[int, str] | None = None) -> None:
+        """From now on the queue holds these: the array's name, the job's index in it, its state; why some wait."""
+        why = reasons or {}
+        lines = (f"{name}|{index}|{state}|node7|{why.get(index, 'Resources')}\n" for name, index, state in rows)
         (self.folder / "queue").write_text("".join(lines))
 
     def goes_silent(self) -> None:

@@ -160,6 +160,28 @@ def test_a_killed_cluster_comes_back_without_its_jobs(killed: tuple[str, ...], o
     subprocess.run(["srun", "true"], env=other, check=True, timeout=10)
 
 
+def runs_on(environment: dict[str, str], pid: Path) -> int:
+    """A job of the other cluster that keeps on running, its process, once it runs."""
+    script = f"echo ${{SLURM_RESTART_COUNT:-0}} >>runs; echo $$ >{pid}; sleep 600"
+    subprocess.run(["sbatch", "--requeue", "--output=log", "--wrap", script], env=environment, check=True)
+    eventually(lambda: pid.exists() and pid.read_text().endswith("\n"))
+    return int(pid.read_text())
+
+
+def test_jobs_go_on_while_slurmd_crashes_and_begin_anew_after_a_blackout(other: dict[str, str]) -> None:
+    assert dev_cluster(other, "crash").returncode == 1
+    assert dev_cluster(other, "start").returncode == 0
+    other["SLURM_CONF"] = f"{other['DEV_CLUSTER_ROOT']}/etc/slurm.conf"
+    pid = runs_on(other, Path("pid"))
+    slurmd = dev_cluster(other, "status").stdout.splitlines()[2]
+    assert dev_cluster(other, "crash").returncode == 0
+    assert dev_cluster(other, "status").stdout.splitlines()[2] != slurmd
+    assert Path(f"/proc/{pid}/cwd").exists()
+    assert dev_cluster(other, "blackout").returncode == 0
+    assert not Path(f"/proc/{pid}/cwd").exists()
+    eventually(lambda: Path("runs").read_text() == "0\n1\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "fragment"),
     [

@@ -4,6 +4,7 @@ import json
 import os
 import pickletools
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,8 +24,9 @@ from dsmoe.config import Config
 from dsmoe.errors import SteeringError
 from dsmoe.jobs import run_frozen
 from dsmoe.launch.frozen import Frozen
-from dsmoe.launch.job import TIRED, Job
-from dsmoe.launch.slurm import Resources, executor_of
+from dsmoe.launch.job import TIRED, Job, ran_out
+from dsmoe.launch.queue import HELD
+from dsmoe.launch.slurm import WITH_USR2_BLOCKED, Resources, executor_of
 from dsmoe.launch.state import State, cause_of, now
 from dsmoe.launch.submission import Array, Submission, new_folder
 from dsmoe.launch.survey import survey
@@ -260,7 +262,7 @@ export OMP_NUM_THREADS=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output 'FOLDER/dsmoe-x-0/%A_%a_%t_log.out' --cpus-per-task=1 PYTHON -u -m submitit.core._submit 'FOLDER/dsmoe-x-0'
+srun --unbuffered --output 'FOLDER/dsmoe-x-0/%A_%a_%t_log.out' --cpus-per-task=1 PYTHON -S -c 'BLOCKED' -u -m submitit.core._submit 'FOLDER/dsmoe-x-0'
 
 
 # teardown
@@ -299,7 +301,7 @@ source activate dsmoe
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output 'FOLDER/dsmoe-x-0/%A_%a_%t_log.out' --cpus-per-task=16 PYTHON -u -m submitit.core._submit 'FOLDER/dsmoe-x-0'
+srun --unbuffered --output 'FOLDER/dsmoe-x-0/%A_%a_%t_log.out' --cpus-per-task=16 PYTHON -S -c 'BLOCKED' -u -m submitit.core._submit 'FOLDER/dsmoe-x-0'
 
 
 # teardown
@@ -328,7 +330,27 @@ def test_the_script_that_sbatch_gets(
     executor = executor_of(Resources(config_of(*overrides).cluster, gpus, threads), array, folder)
     executor.parameters["map_count"] = 2
     text = executor._make_submission_file_text(executor._submitit_command_str, "uid")
-    assert text.replace(str(folder), "FOLDER").replace(sys.executable, "PYTHON") == script
+    for said, short in ((str(folder), "FOLDER"), (sys.executable, "PYTHON"), (WITH_USR2_BLOCKED, "BLOCKED")):
+        text = text.replace(said, short)
+    assert text == script
+
+
+def test_a_signal_that_comes_while_python_starts_waits_until_it_is_asked_for(slurm: Stub, tmp_path: Path) -> None:
+    """The script's own command line, with other Python code behind it."""
+    executor = executor_of(Resources(config_of().cluster, 0, 1), Array("dsmoe-x-0", (("a",),)), tmp_path)
+    code = (
+        "import signal, sys; print(flush=True); sys.stdin.readline();"
+        "signal.signal(signal.SIGUSR2, lambda *_: sys.exit(5));"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})"
+    )
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {executor.python} -c '{code}'"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGUSR2)
+        process.communicate(b"go on\n")
+    assert process.returncode == 5
 
 
 # What a job does.
@@ -429,6 +451,22 @@ def test_a_job_that_is_started_again_runs_only_what_has_no_outcome(submission: S
     assert State.read(submission.folder, first) == before
 
 
+def test_a_signal_that_waited_arrives_before_a_cell_is_begun(submission: Submission) -> None:
+    def stop(*_: object) -> None:
+        raise SystemExit(5)
+
+    before = signal.signal(signal.SIGUSR2, stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with pytest.raises(SystemExit) as ended:
+            job(submission, "does_nothing")()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert ended.value.code == 5
+    assert states(submission) == ["submitted"] * 3
+
+
 def test_running_out_of_time_again_and_again_without_getting_anywhere_ends(
     submission: Submission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,7 +488,24 @@ def test_running_out_of_time_again_and_again_without_getting_anywhere_ends(
         stopped(after=3600)
     state = State.read(submission.folder, first)
     assert (state.state, state.cause) == ("failed", "time")
-    assert state.error == "nothing was finished in 3 runs of 60 minutes each; raise cluster.time_minutes"
+    assert state.error == "nothing was finished in 3 runs that cluster.time_minutes=60 ended: raise it"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "signal_seconds", "seconds", "out"),
+    [
+        (60, 90, 60, False),
+        (60, 90, 3600 - 90 - 60, True),  # Slurm is up to a minute early
+        (5, 90, 150, True),
+        (5, 90, 60, False),
+        (1, 1, 10, True),
+    ],
+)
+def test_who_is_told_to_stop_when_its_time_is_over_was_not_preempted(
+    minutes: int, signal_seconds: int, seconds: int, out: bool
+) -> None:
+    cluster = config_of(f"cluster.time_minutes={minutes}", f"cluster.signal_seconds={signal_seconds}").cluster
+    assert ran_out(cluster, seconds) == out
 
 
 @pytest.mark.parametrize(
@@ -563,6 +618,36 @@ def test_every_condition_is_told_from_the_others(study: tuple[Path, dict[str, st
     assert re.search(r"its weights and its largest batch want .* fine-tuning not counted: cluster.memory_gb=\d+ ", out)
 
 
+def test_a_job_that_slurm_holds_is_lost_and_another_takes_its_place(
+    study: tuple[Path, dict[str, str]], slurm: Stub, run: Run
+) -> None:
+    """Whoever holds a job by hand means it; what Slurm holds after a failed start would wait for ever."""
+    folder, cells = study
+    array = submitted(Path("results/default"))[0]["arrays"][0]["name"]
+    State("running", now(), doing="evaluate: sft").write(folder, cells["1"])
+    slurm.queue(*((array, index, "PENDING") for index in range(6)), reasons={1: HELD, 2: "JobHeldUser"})
+    status, out, _ = run("status")
+    assert (status, out.splitlines()[0]) == (1, "results/default: 5 queued, 1 lost")
+    assert "\n  its node could not start it, and Slurm holds it: launch failed requeued held; the same command" in out
+    _, _, err = run(*SWEEP, "cluster.time_minutes=60")
+    assert "not submitted: 5 queued\n" in err
+    assert "submitted: 1 cell in job 102\n" in err
+    assert slurm.cancelled == ["101_1"]
+
+
+def test_accounting_that_does_not_answer_keeps_no_outcome_from_being_told(
+    study: tuple[Path, dict[str, str]], slurm: Stub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cells = study
+    State("running", now()).write(folder, cells["0"])
+    (slurm.folder / "bin" / "sacct").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr("dsmoe.launch.queue.SECONDS", 1)
+    array = submitted(Path("results/default"))[0]["arrays"][0]["name"]
+    slurm.queue(*((array, index, "PENDING") for index in range(1, 6)))
+    status, out, _ = run("status")
+    assert (status, out.splitlines()[0]) == (1, "results/default: 5 queued, 1 lost")
+
+
 def test_status_needs_neither_slurm_nor_torch(study: tuple[Path, dict[str, str]]) -> None:
     folder, cells = study
     State("running", now(), doing="discover").write(folder, cells["0"])
@@ -579,6 +664,16 @@ def test_status_needs_neither_slurm_nor_torch(study: tuple[Path, dict[str, str]]
 def test_status_of_nothing(run: Run) -> None:
     assert run("status", "study=none", "paths.results=nowhere") == (0, "nowhere/none: none\n", "")
     assert os.listdir() == []
+
+
+def test_a_cell_that_is_being_written_is_not_taken_for_another_one(
+    study: tuple[Path, dict[str, str]], slurm: Stub, run: Run
+) -> None:
+    _, cells = study
+    partial = Path("results/default", f".{cells['0']}.partial")
+    partial.mkdir()
+    (partial / "status.json").write_text("{}")
+    assert set(survey(Path("results"), "default")) == set(cells.values())
 
 
 def test_a_cell_that_is_gone_is_submitted_again(study: tuple[Path, dict[str, str]], slurm: Stub, run: Run) -> None:

@@ -193,7 +193,7 @@ def kill_all_of_it(one: Seen, pid: int) -> None:
 DISTURBANCES = {
     "requeue": (requeue, "pretrain", "finished", ""),
     "preempt": (preempt, "evaluate: sft", "finished", ""),
-    "kill": (kill, "fine-tune", "failed", "killed, exit status 137: memory ran out, most likely"),
+    "kill": (kill, "fine-tune", "failed", "killed, exit status 137: memory ran out, unless"),
     "cancel": (cancel, "pretrain", "lost", "killed without a trace"),
     "silent": (kill_all_of_it, "pretrain", "lost", "killed without a trace"),
 }

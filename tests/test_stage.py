@@ -124,6 +124,13 @@ def test_a_finished_stage_is_not_made_again(tmp_path: Path) -> None:
     assert said == [f"reuses {folder}"]
 
 
+def test_a_lock_that_its_killed_owner_left_beside_a_finished_stage_is_removed(tmp_path: Path) -> None:
+    folder = STAGE.run(tmp_path, value_maker, print)
+    folder.with_name(f".{STAGE.hash}.lock").touch()
+    STAGE.run(tmp_path, value_maker, print)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_an_error_leaves_nothing_to_be_mistaken_for_a_stage(error: type[BaseException], tmp_path: Path) -> None:
     def fail(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dsmoe.config import ClusterConfig
 from dsmoe.errors import InputError, SteeringError
 from dsmoe.launch.frozen import Frozen
 from dsmoe.launch.state import State, cause_of, now, spoils_process
@@ -25,6 +27,8 @@ OURS = (InputError, SteeringError)
 """Errors that are sentences for users."""
 ALMOST = 0.8
 """Of its time: who is told to stop later than that has run out of it, who is told before is preempted."""
+EARLY = 60.0
+"""Seconds that Slurm may send the signal before it is due."""
 
 
 class Job:
@@ -45,6 +49,8 @@ class Job:
 
     def __call__(self) -> None:
         """Run the cells. Ends the process with status 1 where one of them failed."""
+        # Submitit listens now: a signal that came earlier arrives here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         folder = Path(self.submission)
         os.chdir(Submission.read(folder).directory)
         states = [self._settle(folder, cell) for cell in self.cells]
@@ -76,15 +82,24 @@ class Job:
 
         cell = self._now
         if cell is not None and cell.state.state == "running":
-            minutes = Frozen.read(cell.folder, cell.name).config.cluster.time_minutes
-            ran_out = time.monotonic() - self._started >= ALMOST * minutes * 60
-            fruitless = cell.state.fruitless + 1 if ran_out and not cell.finished else 0
+            cluster = Frozen.read(cell.folder, cell.name).config.cluster
+            ended = ran_out(cluster, time.monotonic() - self._started)
+            fruitless = cell.state.fruitless + 1 if ended and not cell.finished else 0
             if fruitless >= TIRED:
-                error = f"nothing was finished in {TIRED} runs of {minutes} minutes each; raise cluster.time_minutes"
+                limit = f"cluster.time_minutes={cluster.time_minutes}"
+                error = f"nothing was finished in {TIRED} runs that {limit} ended: raise it"
                 cell.change(state="failed", cause="time", error=error, fruitless=fruitless)
                 raise SystemExit(1)
             cell.change(state="requeued", doing="", fruitless=fruitless)
         return DelayedSubmission(self)
+
+
+def ran_out(cluster: ClusterConfig, seconds: float) -> bool:
+    """Whether a job that is told to stop after so many seconds ran out of time; it was preempted otherwise.
+
+    A job with a limit of a minute or two is always taken to have run out of it.
+    """
+    return seconds >= ALMOST * (60 * cluster.time_minutes - cluster.signal_seconds - EARLY)
 
 
 class _Cell:

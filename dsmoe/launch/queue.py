@@ -12,9 +12,14 @@ SECONDS = 60
 FIELDS = ("%j", "%K", "%T", "%N", "%r")
 """Of squeue: the job's name, its index in the array, its state, its nodes, why it waits."""
 WAITS = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+HELD = "launch failed requeued held"
+"""Why a job waits that a node could not start: for ever, unless somebody releases it."""
 ENDED = frozenset(
-    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT")
-)
+    (
+        "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+        "REVOKED", "TIMEOUT",
+    )
+)  # fmt: skip
 """States of jobs that squeue still knows of for some minutes after their end."""
 
 Place = tuple[str, int]
@@ -28,6 +33,11 @@ class Queued:
     waits: bool
     reason: str
     nodes: str
+
+    @property
+    def held(self) -> bool:
+        """Whether Slurm put it back after a node failed to start it, and will not try again by itself."""
+        return self.waits and HELD in self.reason.replace("_", " ")
 
 
 class SlurmSilentError(InputError):
@@ -69,11 +79,23 @@ def _said(command: list[str]) -> str:
     return done.stdout
 
 
+def cancel(jobs: Iterable[str]) -> None:
+    """Take jobs out of the queue. Raises SlurmSilentError where Slurm does not answer."""
+    if wanted := sorted(set(jobs)):
+        _said(["scancel", *wanted])
+
+
 def accounts(job: str) -> str:
-    """How a job ended, as Slurm's accounting has it (OUT_OF_MEMORY, TIMEOUT, CANCELLED…); empty where it keeps none."""
+    """How a job ended, as Slurm's accounting has it (OUT_OF_MEMORY, TIMEOUT, CANCELLED…).
+
+    Empty where it keeps none or does not answer: of such a job one knows what the disk says.
+    """
     if shutil.which("sacct") is None:
         return ""
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return ""
     states = re.findall(r"^[A-Z_]+", done.stdout, re.MULTILINE) if done.returncode == 0 else []
     return states[-1] if states else ""

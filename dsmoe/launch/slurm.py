@@ -18,6 +18,11 @@ from dsmoe.launch.submission import Array
 
 FOR_EVER = 10**6
 """How often a job may run out of time: whether it gets anywhere is for itself to see."""
+WITH_USR2_BLOCKED = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+"""Starts Python so that USR2 waits until the job asks for it: it would kill a Python that does not listen yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,8 @@ def executor_of(resources: Resources, array: Array, submission: Path) -> Any:
     from submitit import SlurmExecutor
 
     folder = array.folder(submission)
-    executor = SlurmExecutor(folder, max_num_timeout=FOR_EVER, python=shlex.quote(sys.executable))
+    python = shlex.join([sys.executable, "-S", "-c", WITH_USR2_BLOCKED])
+    executor = SlurmExecutor(folder, max_num_timeout=FOR_EVER, python=python)
     executor.update_parameters(**parameters(resources, array, folder))
     return executor
 

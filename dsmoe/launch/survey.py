@@ -10,7 +10,6 @@ from typing import Literal
 from dsmoe.launch.queue import Place, Queued, accounts, has_slurm, queued
 from dsmoe.launch.state import Cause, State, now
 from dsmoe.launch.submission import Array, Submission, submissions
-from dsmoe.stage import is_finished
 
 Condition = Literal["finished", "running", "queued", "failed", "lost", "missing"]
 UNSETTLED = ("running", "queued")
@@ -25,7 +24,8 @@ GRACE = 60.0
 class Seen:
     """One cell: in what condition it is since when, and where its job, if it has one, keeps its log.
 
-    `missing` is a cell that was finished once and whose folder is gone.
+    `missing` is a cell that was finished once and whose folder is gone; `held` is one that is lost though its job is
+    in the queue, where Slurm will not start it.
     """
 
     cell: str
@@ -37,6 +37,7 @@ class Seen:
     cause: Cause = ""
     error: str = ""
     requeued: int = 0
+    held: bool = False
     log: Path | None = None
     submission: Submission | None = None
 
@@ -60,7 +61,8 @@ def survey(results: Path, study: str, submitting: bool = False) -> dict[str, See
     open_arrays = {array.name for _, array, _, state in last.values() if state.state not in ("finished", "failed")}
     # The queue first, then the disk again: a job that has left the queue has said its last word before.
     queue = queued(open_arrays) if has_slurm() else None
-    done = {path.parent.name for path in (results / study).glob("*/status.json") if is_finished(path.parent)}
+    # Under its name alone is a folder whole: as .NAME.partial it has its status.json a moment before.
+    done = {path.parent.name for path in (results / study).glob("[!.]*/status.json")}
     found = {cell: Seen(cell, "finished") for cell in sorted(done - last.keys())}
     for cell, (submission, array, index, _) in last.items():
         state = State.read(submission.folder, cell)
@@ -95,6 +97,9 @@ def _unfinished(
 
 def _alive(seen: Seen, state: State, place: Queued) -> Seen:
     """A cell whose job is in the queue, waiting or running."""
+    if place.held:
+        error = f"its node could not start it, and Slurm holds it: {place.reason}; the same command again replaces it"
+        return replace(seen, condition="lost", error=error, held=True)
     if place.waits:
         again = "again, " if state.state != "submitted" else ""
         return replace(seen, condition="queued", doing=f"{again}{place.reason}")
@@ -113,11 +118,17 @@ def _gone(seen: Seen, state: State, array: Array, index: int, submitting: bool) 
         return replace(seen, condition="lost", error="it never reached the queue", log=None)
     if state.state == "submitted" and len(array.jobs[index]) > 1:
         return replace(seen, condition="lost", error="its job ended before its turn came")
-    code = _exit_code(array.exit_file(seen.submission.folder, index), state.requeued)
+    return _killed(seen, _exit_code(array.exit_file(seen.submission.folder, index), state.requeued))
+
+
+def _killed(seen: Seen, code: int | None) -> Seen:
+    """A cell whose job began and had no time to say how it ended; Python's exit status may say it, or Slurm."""
     ended = accounts(seen.job)
-    if ended == "OUT_OF_MEMORY" or code == KILLED:
-        said = "Slurm says OUT_OF_MEMORY" if ended == "OUT_OF_MEMORY" else f"killed, exit status {KILLED}"
-        return replace(seen, condition="failed", cause="memory", error=f"{said}: memory ran out, most likely")
+    if ended == "OUT_OF_MEMORY":
+        return replace(seen, condition="failed", cause="memory", error="Slurm says OUT_OF_MEMORY")
+    if code == KILLED and ended in ("", "FAILED"):
+        error = f"killed, exit status {KILLED}: memory ran out, unless somebody killed it by hand"
+        return replace(seen, condition="failed", cause="memory", error=error)
     if ended == "TIMEOUT":
         return replace(seen, condition="lost", cause="time", error="Slurm says TIMEOUT: it did not stop when told to")
     trace = f"exit status {code}" if code is not None else "without a trace"
