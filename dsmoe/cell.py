@@ -16,7 +16,7 @@ from dsmoe.stage import Stage, stable_hash
 
 PRETRAIN, DISCOVER, SCORE, FINE_TUNE, EVALUATE, COMPARE = 1, 1, 1, 1, 2, 2
 """The versions of the stages' code: raise one when that code would give another result."""
-TRANSPORT = ("paths", "cluster", "study")
+TRANSPORT = ("paths", "cluster", "tracking", "study")
 """Keys of the config that no result depends on."""
 
 Key = dict[str, Any]

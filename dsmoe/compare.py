@@ -15,6 +15,7 @@ from dsmoe.results import Results
 from dsmoe.session import Answers, Session
 from dsmoe.stage import git_commit, versions, write_whole
 from dsmoe.steering.steering import Steering
+from dsmoe.tracking.mirror import Mirror, track
 
 
 def run_cell(cell: Cell, reporter: Reporter) -> Results:
@@ -45,6 +46,7 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         (folder / "table.csv").write_text(csv_text(results), encoding="utf-8")
 
     write_whole(cell.folder, cell.content, make, reporter.say)
+    track(Mirror(cell.results, cell.config.study, cell.id), cell.config.tracking, reporter.say)
     return Results.read(cell.folder / "results.json")
 
 

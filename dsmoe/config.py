@@ -26,9 +26,11 @@ Share = Annotated[float, Interval(gt=0, lt=1)]
 Text = Annotated[str, MinLen(1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 Launcher = Literal["slurm"]
+Tracking = Literal["offline", "online", "disabled"]
 
 STUDY = re.compile(r"(?!stages$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+UNNAMEABLE = "/\\#?%:\n\r"
 OWN_OPTIONS = {
     **{key: f"use cluster.{key}" for key in ("partition", "account", "qos", "constraint", "nodes")},
     "time": "use cluster.time_minutes",
@@ -260,6 +262,25 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TrackingConfig:
+    mode: Tracking
+    """offline writes a wandb run beside the results, online sends it as well as it can, disabled does neither."""
+    project: Text
+    """The wandb project."""
+    entity: Text | None
+    """The user or team that the project belongs to; null is the API key's own."""
+    tags: tuple[Text, ...]
+    """Tags of every run, of 64 letters at most."""
+
+    def __post_init__(self) -> None:
+        if long := [tag for tag in self.tags if len(tag) > 64]:
+            raise ValueError(f"tags: {long[0]!r} is longer than wandb's 64 letters")
+        for key in ("project", "entity"):
+            if bad := set(getattr(self, key) or "") & set(UNNAMEABLE):
+                raise ValueError(f"{key}: {getattr(self, key)!r} holds {min(bad)!r}, which wandb has in no name")
+
+
+@dataclass(frozen=True, slots=True)
 class LauncherConfig:
     """What `hydra/launcher=…` chooses: where the cells of a sweep run, if not in this process."""
 
@@ -279,6 +300,7 @@ class Config:
     sft: SftConfig
     paths: PathsConfig
     cluster: ClusterConfig
+    tracking: TrackingConfig
     domain: Text
     """The target domain."""
     methods: Annotated[tuple[Method, ...], MinLen(1)]

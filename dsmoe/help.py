@@ -85,6 +85,12 @@ VERBS = {
         sweeps=True,
         flags=("--watch",),
     ),
+    "publish": Verb(
+        "send a study's finished cells to wandb; again sends only what is not there yet; -m takes several studies",
+        "dsmoe publish study=default tracking.project=dsmoe",
+        "dsmoe.tracking.publish:publish",
+        sweeps=True,
+    ),
 }
 
 

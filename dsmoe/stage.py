@@ -101,6 +101,11 @@ def jobs_folder(results: Path, study: str) -> Path:
     return results / study / ".jobs"
 
 
+def tracking_folder(results: Path, study: str) -> Path:
+    """Where a study's wandb runs lie, and what was sent of them where."""
+    return results / study / ".wandb"
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the folder was written whole; only then does it bear its name."""
     return (folder / "status.json").exists()

@@ -75,6 +75,8 @@ def test_what_is_scientific_changes_the_cell_and_what_depends_on_it(
         "discovery.checkpointing=true",
         "cluster=gpu",
         "cluster.memory_gb=512",
+        "tracking.mode=online",
+        "tracking.project=other",
     ],
 )
 def test_transport_changes_nothing(override: str, defaults: dict[str, str]) -> None:
@@ -88,7 +90,7 @@ def test_transport_changes_nothing(override: str, defaults: dict[str, str]) -> N
 def test_results_show_nothing_of_where_they_were_made() -> None:
     (composed,) = compose_cells(["cluster=gpu"])
     assert {"domain", "model", "seed"} <= set(content := Cell(composed.config).content)
-    assert content.keys().isdisjoint({"paths", "study", "cluster"})
+    assert content.keys().isdisjoint({"paths", "study", "cluster", "tracking"})
 
 
 def test_another_target_asks_the_base_model_nothing_new(defaults: dict[str, str]) -> None:

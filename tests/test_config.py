@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from dsmoe import InputError
 from dsmoe.compose import compose_cells, known_keys
@@ -49,7 +50,8 @@ def test_there_is_something_to_compose() -> None:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes(group: str, choice: str) -> None:
-    content = content_of(ROOT / "conf" / group / f"{choice}.yaml")[group]
+    written = content_of(ROOT / "conf" / group / f"{choice}.yaml")[group]
+    content: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(written), resolve=True)  # type: ignore[assignment]
     needed = [f"{group}.{key}=given" for key, value in content.items() if value == "???"]
     (config,) = compose(f"{group}={choice}", *needed)
     for key, value in content.items():

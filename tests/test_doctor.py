@@ -61,11 +61,13 @@ def doctor(tmp_path: Path, modules: Path) -> Iterator[Doctor]:
             "PYTHONPATH": os.pathsep.join([str(modules), str(REPOSITORY)]),
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(tmp_path / "hf"),
+            "HOME": str(tmp_path),
         }
+        others = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         done = subprocess.run(
             [sys.executable, "-m", "dsmoe", "doctor", *overrides],
             cwd=here,
-            env={**os.environ, **plain, **environment},
+            env={**others, **plain, **environment},
             capture_output=True,
             text=True,
             check=False,
@@ -236,6 +238,22 @@ def test_a_hub_that_answers(doctor: Doctor) -> None:
     assert status == 0
     found(report, "ok", f"{endpoint} answers, with status 404")
     found(report, "ok", "comes from the Hub on first use")
+
+
+def test_what_wandb_would_do_and_whose_key_it_has(doctor: Doctor, tmp_path: Path) -> None:
+    report = doctor()[1]
+    found(report, "ok", "wandb 0.", "tracking.mode=offline; runs lie in results/STUDY/.wandb")
+    found(report, "ok", "no API key for https://api.wandb.ai", "wandb login, or set WANDB_API_KEY")
+    key = "5ecret" * 8
+    status, report = doctor("tracking.mode=online", WANDB_API_KEY=key, WANDB_BASE_URL="https://wandb.example")
+    found(report, "ok", "dsmoe publish would go to https://wandb.example, with the key of WANDB_API_KEY")
+    assert (status, key in report) == (0, False)
+    found(doctor("tracking.mode=online")[1], "warning", "no API key for https://api.wandb.ai", "wandb login")
+    (tmp_path / ".netrc").write_text(f"machine api.wandb.ai login user password {key}\n")
+    report = doctor(WANDB_MODE="disabled")[1]
+    found(report, "ok", "tracking.mode=disabled\n")
+    found(report, "ok", "dsmoe publish would go to", f"with the key of {tmp_path / '.netrc'}")
+    assert key not in report
 
 
 def test_a_slurm_that_does_not_answer_is_not_waited_for(doctor: Doctor, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ PACKAGE = Path(dsmoe.__file__).parent
 FLOORS = [
     {"errors", "disk", "plugins", "progress"},
     {"config", "compose", "stage", "results", "domains"},
-    {"models", "evaluation", "report", "launch"},
+    {"models", "evaluation", "report", "launch", "tracking"},
     {"discovery", "baselines"},
     {"steering"},
     {"inputs", "cell", "session", "compare", "jobs", "plan", "prepare", "doctor", "verbs", "harness", "steered_lm"},

@@ -11,8 +11,9 @@ from dsmoe.doctor.finding import Finding, bounded, trouble
 from dsmoe.doctor.folder import ELSEWHERE, results_folder
 from dsmoe.doctor.hub import hub
 from dsmoe.doctor.machine import machine
-from dsmoe.doctor.packages import packages, wandb
+from dsmoe.doctor.packages import packages
 from dsmoe.doctor.slurm import slurm
+from dsmoe.doctor.tracking import tracking
 
 
 def doctor(composed: Sequence[Composed]) -> int:
@@ -37,4 +38,4 @@ def _findings(config: Config) -> Iterator[Finding]:
     usable = all(finding.level != "trouble" for finding in folder)
     yield from slurm(Path(config.paths.results) if usable else None)
     yield from hub(config.model)
-    yield from wandb()
+    yield from tracking(config.tracking, config.paths.results)

@@ -1,6 +1,5 @@
 """Python and the packages, against the ranges that dsmoe declares."""
 
-import os
 import platform
 from collections.abc import Iterator
 from importlib import metadata
@@ -35,17 +34,6 @@ def packages() -> Iterator[Finding]:
     if not faults:
         shown = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN)
         yield ok(f"{len(requirements)} packages, all in the ranges that dsmoe is made for: {shown}…")
-
-
-def wandb() -> Iterator[Finding]:
-    """Whether wandb is installed, and in which mode it would run; nothing is sent, and nobody asked."""
-    try:
-        version = metadata.version("wandb")
-    except metadata.PackageNotFoundError:
-        yield ok("wandb is not installed, and dsmoe does not want it")
-        return
-    mode = os.environ.get("WANDB_MODE")
-    yield ok(f"wandb {version}, {f'WANDB_MODE={mode}' if mode else 'WANDB_MODE is not set'}")
 
 
 def _fault(wanted: Requirement) -> Finding | None:
