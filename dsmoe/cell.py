@@ -1,14 +1,13 @@
 """A cell: one config, its inputs and the stages that it stands on, each with all that its result depends on."""
 
 from dataclasses import asdict
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from dsmoe.config import Config
 from dsmoe.discovery.tokens import read_stop_words
 from dsmoe.domains import world
-from dsmoe.domains.records import content_hash
 from dsmoe.inputs import Inputs
 from dsmoe.models.checkpoint import content_of, identity
 from dsmoe.models.load import Node, this_node
@@ -22,6 +21,12 @@ TRANSPORT = ("paths", "cluster", "tracking", "study")
 Key = dict[str, Any]
 
 
+@cache
+def _world() -> str:
+    """A hash of what the embedded model reads."""
+    return stable_hash(world.statements())
+
+
 class Cell:
     """One config, ready to run. Raises InputError for whatever in it, or in the files it names, cannot be run.
 
@@ -32,6 +37,7 @@ class Cell:
         self.config = config
         self.inputs = Inputs(config)
         self.node = node or this_node(config.model)
+        self._evaluations: dict[tuple[str, str], Stage] = {}
         self.id = stable_hash({"config": self._scientific, "compare": COMPARE, "stages": [s.hash for s in self.stages]})
         self.results = Path(config.paths.results)
         self.folder = self.results / config.study / self.id
@@ -41,9 +47,7 @@ class Cell:
         """Training the embedded model."""
         if self.config.model.pretrain is None:
             return None
-        return Stage(
-            "pretrain", PRETRAIN, {**asdict(self.config.model.pretrain), "text": stable_hash(world.statements())}
-        )
+        return Stage("pretrain", PRETRAIN, {**asdict(self.config.model.pretrain), "text": _world()})
 
     @cached_property
     def model_key(self) -> Key:
@@ -67,7 +71,7 @@ class Cell:
             DISCOVER,
             {
                 "model": self.model_key,
-                "records": content_hash(self.inputs.discover_records),
+                "records": self.inputs.discover_part.hash,
                 "quantile": discovery.quantile,
                 "stop_words": read_stop_words(discovery.stop_words),
                 "batch_tokens": discovery.batch_tokens,
@@ -87,7 +91,7 @@ class Cell:
     def fine_tune(self) -> Stage:
         """Training the SFT baseline's adapter."""
         settings = {k: v for k, v in asdict(self.config.sft).items() if k not in ("adapter", "train_size")}
-        records = content_hash(self.inputs.train_records)
+        records = self.inputs.train_part.hash
         return Stage(
             "fine_tune",
             FINE_TUNE,
@@ -100,8 +104,23 @@ class Cell:
             },
         )
 
+    @property
+    def discovers(self) -> bool:
+        """Whether a method steers by experts that are found here."""
+        return bool({"dsmoe", "random"} & set(self.config.methods)) and self.config.discovery.profile is None
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether an adapter is trained here."""
+        return "sft" in self.config.methods and self.config.sft.adapter is None
+
     def evaluate(self, method: str, domain: str) -> Stage:
         """Asking one method one domain's test questions."""
+        if (method, domain) not in self._evaluations:
+            self._evaluations[method, domain] = self._evaluation(method, domain)
+        return self._evaluations[method, domain]
+
+    def _evaluation(self, method: str, domain: str) -> Stage:
         benchmark = self.config.benchmark
         return Stage(
             "evaluate",
@@ -111,8 +130,8 @@ class Cell:
                 "method": self._method_key(method),
                 "task": benchmark.task,
                 "domain": domain,
-                "records": content_hash(self.inputs.test_records(domain)),
-                "examples": self.inputs.task(domain).examples,
+                "records": self.inputs.test_part(domain).hash,
+                "examples": self.inputs.examples(domain),
                 "metric": benchmark.metric,
                 "batch_size": benchmark.batch_size,
                 "max_new_tokens": benchmark.max_new_tokens,

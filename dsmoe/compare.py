@@ -2,6 +2,7 @@
 
 import math
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,24 @@ from dsmoe.cell import Cell
 from dsmoe.domains.records import content_hash
 from dsmoe.evaluation.comparison import Outcome, compare, rows
 from dsmoe.evaluation.samples import Sample, write_samples
+from dsmoe.journal import Journal
 from dsmoe.progress import Reporter
 from dsmoe.report.table import csv_text, markdown
 from dsmoe.results import Results
 from dsmoe.session import Answers, Session
-from dsmoe.stage import git_commit, versions, write_whole
+from dsmoe.stage import git_commit, is_finished, journal_file, versions, write_whole
 from dsmoe.steering.steering import Steering
 from dsmoe.tracking.mirror import Mirror, track
 
 
 def run_cell(cell: Cell, reporter: Reporter) -> Results:
     """Compare the cell's methods, or read what an earlier run found; the results lie in `cell.folder`."""
+    # Of a cell that is finished there is no more to tell.
+    path = None if is_finished(cell.folder) else journal_file(cell.results, cell.config.study, cell.id)
+    journal = Journal(path, asdict(cell.node))
 
     def make(folder: Path) -> None:
-        session = Session(cell, reporter)
+        session = Session(cell, reporter, journal)
         samples: list[Sample] = []
         outcomes: list[Outcome] = []
         # What cannot be steered is refused before anybody is asked a question.
@@ -45,7 +50,7 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         (folder / "table.md").write_text(markdown(results), encoding="utf-8")
         (folder / "table.csv").write_text(csv_text(results), encoding="utf-8")
 
-    write_whole(cell.folder, cell.content, make, reporter.say)
+    write_whole(cell.folder, cell.content, make, reporter.say, journal.about(stage="compare", hash=cell.id))
     track(Mirror(cell.results, cell.config.study, cell.id), cell.config.tracking, reporter.say)
     return Results.read(cell.folder / "results.json")
 

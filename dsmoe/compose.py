@@ -3,10 +3,12 @@
 Whatever is wrong with them ends in an InputError of one line, before anything is written.
 """
 
+import copy
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +31,10 @@ SCHEMA = TypeAdapter(Config)
 LAUNCHER = TypeAdapter(LauncherConfig)
 FREE = ("cluster.environment.", "cluster.sbatch.")
 """Keys below these are the user's own."""
+GROUPS = ("conf", "")
+"""Where groups' folders are, below the root: `sweeps` lies beside `conf`."""
+MISSING = '"???"'
+"""How a value that is still to be given stands in JSON."""
 IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 IN_ORDER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 """Hydra's own launcher and sweeper: what is not one of them, nor in conf/hydra, would need Hydra's own main."""
@@ -49,6 +55,7 @@ WORDS = {
 class Composed:
     """One cell: its overrides, as given or as the sweep chose them, and the config that they make.
 
+    Of `overrides`, which are shown and logged, those of cluster.environment are left out: no result depends on them.
     `launcher` is who runs it, the same for all cells of a sweep; None is this process.
     """
 
@@ -63,9 +70,14 @@ def compose_cells(overrides: Sequence[str], multirun: bool = False) -> list[Comp
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(root / "conf")):
             cells, launcher = _cells(list(overrides), root, multirun)
-            return [Composed(tuple(cell), _checked(_compose(cell, root)), launcher) for cell in cells]
+            composer = _Composer(root)
+            return [Composed(tuple(filter(_may_be_shown, cell)), composer(cell), launcher) for cell in cells]
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explained(error)) from error
+
+
+def _may_be_shown(override: str) -> bool:
+    return not override.lstrip("+~").startswith("cluster.environment")
 
 
 def _compose(overrides: Sequence[str], root: Path, with_hydra: bool = False) -> DictConfig:
@@ -73,6 +85,57 @@ def _compose(overrides: Sequence[str], root: Path, with_hydra: bool = False) -> 
         _check_choice(override, root)
     searchpath = f"hydra.searchpath=[file://{root}]"
     return compose("config", [*overrides, searchpath], return_hydra_config=with_hydra)
+
+
+class _Composer:
+    """Composes cells one after the other; those that choose the same files read them once.
+
+    Hydra composes anew for every cell, which takes most of the time of a large sweep. Whatever is more than another
+    value for a key that is there is left to it, and so is whatever is wrong.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._contents: dict[tuple[str, ...], dict[Any, Any]] = {}
+        self._parsed: dict[str, Override] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> Config:
+        for line in overrides:
+            if line not in self._parsed:
+                (self._parsed[line],) = _parsed([line])
+        given = [self._parsed[line] for line in overrides]
+        files = tuple(_line(override) for override in given if self._chooses(override))
+        if files not in self._contents:
+            composed = OmegaConf.to_container(_compose(files, self._root), resolve=True)
+            assert isinstance(composed, dict)
+            self._contents[files] = composed
+        content = copy.deepcopy(self._contents[files])
+        for override in given:
+            if not self._chooses(override) and not _is_set(override, content):
+                return _checked(_compose(overrides, self._root))
+        if MISSING in json.dumps(content):
+            return _checked(_compose(overrides, self._root))
+        return checked(content)
+
+    def _chooses(self, override: Override) -> bool:
+        """Whether it chooses a file, or is a setting of Hydra's, which is in no cell's config."""
+        key = override.key_or_group
+        return key.startswith("hydra") or (bool(key) and any((self._root / above / key).is_dir() for above in GROUPS))
+
+
+def _is_set(override: Override, content: dict[Any, Any]) -> bool:
+    """Give a key of the content its value, if it has one there and the value is a plain one; whether that was so."""
+    *above, last = override.key_or_group.split(".")
+    node: Any = content
+    for key in above:
+        node = node.get(key) if isinstance(node, dict) else None
+    if override.type != OverrideType.CHANGE or not isinstance(node, dict) or last not in node:
+        return False
+    value = override.value()
+    if isinstance(node[last], dict) or override.package is not None or any(mark in repr(value) for mark in "${\\"):
+        return False
+    node[last] = value
+    return True
 
 
 def _cells(overrides: list[str], root: Path, multirun: bool) -> tuple[list[list[str]], LauncherConfig | None]:
@@ -167,6 +230,7 @@ def _refuse_unknown(content: dict[Any, Any], schema: type, prefix: str) -> None:
             _refuse_unknown(value, nested, f"{prefix}{key}.")
 
 
+@cache
 def _nested(schema: type) -> dict[str, type | None]:
     """The fields of a dataclass, each with the dataclass that it holds, alone or as one of a union, if it does."""
     held = {name: (hint, *get_args(hint)) for name, hint in get_type_hints(schema).items()}

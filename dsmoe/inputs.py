@@ -4,17 +4,17 @@ Nothing here writes, and no weights are loaded.
 """
 
 import logging
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from dsmoe import plugins
 from dsmoe.baselines.adapter import check_adapter
-from dsmoe.config import Config, DatasetConfig
+from dsmoe.config import BenchmarkConfig, Config, DatasetConfig
 from dsmoe.discovery.discover import RULES
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.domains.prompts import Scoring
-from dsmoe.domains.records import Record
+from dsmoe.domains.records import Record, content_hash
 from dsmoe.domains.splits import Splits, split_records
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
@@ -36,10 +36,40 @@ def _warn(line: str) -> None:
     log.warning(line)
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Records of one split and domain; the same object for all cells of a sweep that mean the same."""
+
+    records: tuple[Record, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """A hash of what they say."""
+        return content_hash(self.records)
+
+
 @lru_cache(maxsize=4)
 def _split(config: DatasetConfig, content: str | None) -> Splits:
     """The data set's records, read once for all cells of a sweep; `content` is a hash of the file, if it is one."""
     return split_records(plugins.load(SOURCES, config.source, "dataset.source").load(config), config.splits)
+
+
+@lru_cache(maxsize=1024)
+def _part(config: DatasetConfig, content: str | None, split: str, domain: str, limit: int | None) -> Part:
+    """The first `limit` records of a split and domain."""
+    return Part(tuple(_split(config, content).of(split, domain, limit)))
+
+
+@lru_cache(maxsize=1024)
+def _examples(benchmark: BenchmarkConfig, dataset: DatasetConfig, part: Part, domain: str) -> str:
+    """A hash of what the model is shown beside the domain's questions."""
+    return _task(benchmark, dataset, part, domain).examples
+
+
+def _task(benchmark: BenchmarkConfig, dataset: DatasetConfig, part: Part, domain: str) -> Task:
+    kind = plugins.load(TASKS, benchmark.task, "benchmark.task")
+    task: Task = kind.task(domain, part.records, benchmark, dataset)
+    return task
 
 
 class Inputs:
@@ -54,8 +84,16 @@ class Inputs:
     @cached_property
     def splits(self) -> Splits:
         """The data set's records, split."""
+        return _split(self.config.dataset, self._content)
+
+    @cached_property
+    def _content(self) -> str | None:
         path = self.config.dataset.path
-        return _split(self.config.dataset, content_of(Path(path)) if path and Path(path).is_file() else None)
+        return content_of(Path(path)) if path and Path(path).is_file() else None
+
+    def part(self, split: str, domain: str, limit: int | None) -> Part:
+        """The first `limit` records of a split and domain, None for all."""
+        return _part(self.config.dataset, self._content, split, domain, limit)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -66,24 +104,26 @@ class Inputs:
         return (self.config.domain, *others)
 
     @property
-    def discover_records(self) -> Sequence[Record]:
+    def discover_part(self) -> Part:
         """What experts are discovered on."""
-        return self.splits.of("discover", self.config.domain, self.config.discovery.limit)
+        return self.part("discover", self.config.domain, self.config.discovery.limit)
 
     @property
-    def train_records(self) -> Sequence[Record]:
+    def train_part(self) -> Part:
         """What the SFT baseline learns from."""
-        return self.splits.of("discover", self.config.domain, self.config.sft.train_size)
+        return self.part("discover", self.config.domain, self.config.sft.train_size)
 
-    def test_records(self, domain: str) -> Sequence[Record]:
+    def test_part(self, domain: str) -> Part:
         """What methods are compared on."""
-        return self.splits.of("test", domain, self.config.benchmark.limit)
+        return self.part("test", domain, self.config.benchmark.limit)
 
     def task(self, domain: str) -> Task:
         """The domain's test questions as lm-eval wants them."""
-        kind = plugins.load(TASKS, self.config.benchmark.task, "benchmark.task")
-        task: Task = kind.task(domain, self.test_records(domain), self.config.benchmark, self.config.dataset)
-        return task
+        return _task(self.config.benchmark, self.config.dataset, self.test_part(domain), domain)
+
+    def examples(self, domain: str) -> str:
+        """A hash of what the model is shown beside them."""
+        return _examples(self.config.benchmark, self.config.dataset, self.test_part(domain), domain)
 
     @property
     def scoring(self) -> Scoring:
@@ -118,19 +158,19 @@ class Inputs:
             )
 
     def _check_domains(self) -> None:
-        target, methods = self.config.domain, set(self.config.methods)
+        target, methods, known = self.config.domain, set(self.config.methods), self.splits.domains
         for key, domain in (("domain", target), *(("benchmark.non_target", d) for d in self.domains[1:])):
-            if domain not in self.splits.domains:
-                near = plugins.did_you_mean(domain, self.splits.domains)
-                raise InputError(f"{key}: {domain!r} is not one of {', '.join(self.splits.domains)}{near}")
-            if not self.test_records(domain):
+            if domain not in known:
+                near = plugins.did_you_mean(domain, known)
+                raise InputError(f"{key}: {domain!r} is not one of {', '.join(known)}{near}")
+            if not self.test_part(domain).records:
                 raise InputError(f"{key}: {domain!r} has no test questions")
         if len(set(self.domains)) < len(self.domains):
             twice = ", ".join(self.domains)
             raise InputError(f"benchmark.non_target: a domain is named twice, or is the target: {twice}")
         discovers = bool({"dsmoe", "random"} & methods) and self.own_profile is None
         trains = "sft" in methods and self.own_adapter is None
-        if (discovers or trains) and not self.discover_records:
+        if (discovers or trains) and not self.discover_part.records:
             raise InputError(f"domain: {target!r} has no questions in the discover split")
 
     def _check_model(self) -> None:

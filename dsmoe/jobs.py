@@ -49,7 +49,7 @@ class Work:
     @property
     def fine_tunes(self) -> bool:
         """Whether an adapter is trained for it: what that needs in memory is not counted."""
-        return "sft" in self.cell.config.methods and self.cell.config.sft.adapter is None
+        return self.cell.fine_tunes
 
     @property
     def resources(self) -> Resources:

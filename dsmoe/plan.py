@@ -9,10 +9,10 @@ from rich.console import Console
 
 from dsmoe.cell import Cell
 from dsmoe.compose import Composed
+from dsmoe.forecast import Kind, Outlook, forecast, named
 from dsmoe.models import checkpoint
 from dsmoe.models.fit import USUAL, Machine, check_fits, gigabytes, gpus, job_node, machine
 from dsmoe.models.needs import Needs, needs
-from dsmoe.stage import is_finished
 
 LOCAL_SOURCES = frozenset({"world", "records"})
 """Sources of records that never ask the Hub."""
@@ -32,7 +32,7 @@ def plan(composed: Sequence[Composed]) -> int:
     for (found, there), warnings in models.items():
         lines += [*_model(found, there), *(f"  warning: {warning}" for warning in warnings), ""]
     if any("sft" in one.config.methods and one.config.sft.adapter is None for one in composed):
-        lines += ["fine-tuning (method sft) is not in these numbers", ""]
+        lines += ["fine-tuning (method sft) is not in this memory", ""]
     lines += _cells(composed)
     console = Console(highlight=False, soft_wrap=True)
     for line in lines:
@@ -96,12 +96,48 @@ def _cells(composed: Sequence[Composed]) -> list[str]:
     for one in composed:
         if reason := _unnamed(one):
             return [f"{cells}; they cannot be named before {reason}"]
-    named = [(one, Cell(one.config, job_node(one.config) if one.launcher else None)) for one in composed]
-    finished = [is_finished(cell.folder) for _, cell in named]
-    lines = [f"{cells}: {sum(finished)} finished, {len(finished) - sum(finished)} missing"]
-    for (one, cell), done in zip(named, finished, strict=True):
-        lines.append(f"  {'finished' if done else 'missing '}  {cell.folder}  {' '.join(one.overrides)}".rstrip())
+    found = forecast([Cell(one.config, job_node(one.config) if one.launcher else None) for one in composed])
+    missing = sum(bool(outlook.reason) for outlook in found.outlooks)
+    lines = [f"{cells}: {len(composed) - missing} finished, {missing} missing"]
+    if missing:
+        stages = sum(kind.stages for kind in found.kinds)
+        if stages:
+            many = "1 stage" if stages == 1 else f"{stages} stages"
+            lines[0] += f"; {many} to make, about {_time(found.seconds)} one after the other"
+        lines += [f"  {_kind(kind)}" for kind in found.kinds if kind.seconds]
+    common = set.intersection(*(set(one.overrides) for one in composed)) if len(composed) > 1 else set()
+    for one, outlook in zip(composed, found.outlooks, strict=True):
+        own = " ".join(override for override in one.overrides if override not in common)
+        state = "missing " if outlook.reason else "finished"
+        lines.append(f"  {state}  {outlook.cell.folder}  {own}".rstrip() + _outlook(outlook))
     return lines
+
+
+def _kind(kind: Kind) -> str:
+    """How long the stages of one name take, and how that is known."""
+    source = f"as {kind.known_from} finished of this model took" if kind.known_from else f"assuming {kind.rate}"
+    return f"{kind.name.replace('_', '-'):<9} {kind.stages:>4}, {_time(kind.seconds)}, {source}"
+
+
+def _outlook(outlook: Outlook) -> str:
+    """Why a cell is missing, and what of it."""
+    if not outlook.reason:
+        return ""
+    if not outlook.missing:
+        return f"  ({outlook.reason}; its {outlook.stages} stages are there)"
+    stages, time = f"all {outlook.stages} stages missing", f", {_time(outlook.seconds)}" if outlook.seconds else ""
+    if len(outlook.missing) < outlook.stages:
+        names = named(outlook.missing, len(outlook.cell.inputs.domains))
+        stages = f"{len(outlook.missing)} of {outlook.stages} stages missing: {names}"
+    return f"  ({outlook.reason}; {stages}{time})"
+
+
+def _time(seconds: float) -> str:
+    """Seconds as one says them."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} seconds"
 
 
 def _unnamed(one: Composed) -> str:

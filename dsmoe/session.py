@@ -13,11 +13,13 @@ from dsmoe.cell import Cell
 from dsmoe.discovery.discover import RULES, discover
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.domains import world
+from dsmoe.effort import Effort, efforts
 from dsmoe.errors import InputError
 from dsmoe.evaluation.evaluate import evaluate
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
+from dsmoe.journal import Journal
 from dsmoe.models.load import LoadedModel, load_model, router_shape
-from dsmoe.progress import Reporter
+from dsmoe.progress import Advance, Reporter
 from dsmoe.results import RoutingChange
 from dsmoe.stage import Stage, is_finished, stable_hash
 from dsmoe.steering.steer import steer
@@ -39,19 +41,32 @@ class Answers:
 
 
 class Session:
-    """Runs what a cell stands on."""
+    """Runs what a cell stands on; `journal` is told."""
 
-    def __init__(self, cell: Cell, reporter: Reporter) -> None:
+    def __init__(self, cell: Cell, reporter: Reporter, journal: Journal | None = None) -> None:
         self.cell = cell
         self.config = cell.config
         self.reporter = reporter
+        self.journal = journal or Journal(None, asdict(cell.node))
         self._folders: dict[str, Path] = {}
         self._steerings: dict[str, Steering | None] = {}
 
     def _run(self, stage: Stage, make: Callable[[Path], None]) -> Path:
         if stage.hash not in self._folders:
-            self._folders[stage.hash] = stage.run(self.cell.results, make, self.reporter.say)
+            effort = self._efforts.get(stage.hash)
+            journal, notes = (self.journal.about(**effort.facts), effort.to_json()) if effort else (self.journal, {})
+            self._folders[stage.hash] = stage.run(self.cell.results, make, self.reporter.say, journal, notes)
         return self._folders[stage.hash]
+
+    @cached_property
+    def _efforts(self) -> dict[str, Effort]:
+        return {effort.stage.hash: effort for effort in efforts(self.cell)}
+
+    @contextmanager
+    def _work(self, stage: Stage, what: str) -> Iterator[Advance]:
+        """As the reporter has it, and the journal."""
+        with self.reporter.work(what) as advance:
+            yield stage.of(self.journal).following(advance)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -64,11 +79,12 @@ class Session:
         from dsmoe.models.tiny import pretrain
 
         config = self.config.model.pretrain
-        assert self.cell.pretrain is not None
+        stage = self.cell.pretrain
+        assert stage is not None
         assert config is not None
 
         def make(folder: Path) -> None:
-            with self.reporter.work("pretrain: the embedded model") as advance:
+            with self._work(stage, "pretrain: the embedded model") as advance:
                 pretrain(
                     folder,
                     world.statements(),
@@ -76,18 +92,18 @@ class Session:
                     lambda step, loss: advance(step, config.steps, f"loss {loss:.2f}"),
                 )
 
-        return self._run(self.cell.pretrain, make)
+        return self._run(stage, make)
 
     def discovered(self) -> Path:
         """The target domain's routing counts, as an expert profile."""
 
         def make(folder: Path) -> None:
             discovery, model = self.config.discovery, self.loaded
-            with self.reporter.work(f"discover: experts for {self.config.domain}") as advance:
+            with self._work(self.cell.discover, f"discover: experts for {self.config.domain}") as advance:
                 profile = discover(
                     model.model,
                     model.tokenizer,
-                    self.cell.inputs.discover_records,
+                    self.cell.inputs.discover_part.records,
                     quantile=discovery.quantile,
                     stop_words=discovery.stop_words,
                     batch_tokens=discovery.batch_tokens,
@@ -125,11 +141,11 @@ class Session:
 
         def make(folder: Path) -> None:
             model = self.loaded
-            with self.reporter.work(f"fine-tune: on {self.config.domain}") as advance:
+            with self._work(self.cell.fine_tune, f"fine-tune: on {self.config.domain}") as advance:
                 training = fine_tune(
                     model.model,
                     model.tokenizer,
-                    self.cell.inputs.train_records,
+                    self.cell.inputs.train_part.records,
                     self.cell.inputs.scoring,
                     self.config.sft,
                     self.config.seed,
@@ -188,8 +204,10 @@ class Session:
     def answers(self, method: str) -> list[Answers]:
         """Every test question as `method` answered it, the target domain first; only what is missing is asked."""
         stages = {domain: self.cell.evaluate(method, domain) for domain in self.cell.inputs.domains}
-        missing = [d for d, stage in stages.items() if not is_finished(stage.folder(self.cell.results))]
-        if missing:
+        finished = {domain for domain, stage in stages.items() if is_finished(stage.folder(self.cell.results))}
+        for domain in sorted(finished):
+            stages[domain].of(self.journal).write("reused")
+        if missing := [domain for domain in stages if domain not in finished]:
             with self.applied(method) as (loaded, watch):
                 for domain in missing:
                     self._run(stages[domain], partial(self._ask, method, domain, loaded, watch))
@@ -197,7 +215,8 @@ class Session:
 
     def _ask(self, method: str, domain: str, loaded: LoadedModel, watch: RoutingWatch | None, folder: Path) -> None:
         benchmark = self.config.benchmark
-        with self.reporter.work(f"evaluate: {method} on {domain}") as advance:
+        stage = self.cell.evaluate(method, domain)
+        with self._work(stage, f"evaluate: {method} on {domain}") as advance:
             samples: Sequence[Sample] = evaluate(
                 loaded, self.cell.inputs.task(domain), method, benchmark.metric, benchmark.batch_size, advance
             )

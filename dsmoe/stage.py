@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,6 +25,8 @@ from filelock import FileLock, Timeout
 
 from dsmoe.disk import flush, writing
 from dsmoe.errors import InputError
+from dsmoe.journal import NONE, Journal
+from dsmoe.usage import measured
 
 Log = Callable[[str], None]
 PACKAGES = ("dsmoe", "torch", "transformers", "lm_eval", "peft", "trl", "hydra-core", "numpy")
@@ -82,7 +85,7 @@ class Stage:
         """All that the stage depends on."""
         return {"stage": self.name, "version": self.version, "config": dict(self.config)}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """The name of the stage's folder; later stages that build on this one name it in their own config."""
         return stable_hash(self.key)
@@ -91,9 +94,20 @@ class Stage:
         """Where the stage lies, finished or not."""
         return results / "stages" / self.name / self.hash
 
-    def run(self, results: Path, make: Callable[[Path], None], log: Log) -> Path:
+    def run(
+        self,
+        results: Path,
+        make: Callable[[Path], None],
+        log: Log,
+        journal: Journal = NONE,
+        notes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Path:
         """The stage's folder: the finished one, or else made by `make(temporary folder)`."""
-        return write_whole(self.folder(results), self.key, make, log)
+        return write_whole(self.folder(results), self.key, make, log, self.of(journal), notes)
+
+    def of(self, journal: Journal) -> Journal:
+        """The journal, for what happens to this stage."""
+        return journal.about(stage=self.name, hash=self.hash)
 
 
 def jobs_folder(results: Path, study: str) -> Path:
@@ -106,16 +120,28 @@ def tracking_folder(results: Path, study: str) -> Path:
     return results / study / ".wandb"
 
 
+def journal_file(results: Path, study: str, cell: str) -> Path:
+    """Where a cell's journal is kept: beside its folder, which is there only once it is finished."""
+    return results / study / ".logs" / f"{cell}.jsonl"
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the folder was written whole; only then does it bear its name."""
     return (folder / "status.json").exists()
 
 
-def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], None], log: Log) -> Path:
+def write_whole(
+    folder: Path,
+    config: Mapping[str, Any],
+    make: Callable[[Path], None],
+    log: Log,
+    journal: Journal = NONE,
+    notes: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
     """`folder`, with config.yaml, status.json and whatever `make(temporary folder)` writes; finished ones are reused.
 
     The folder appears under its name in one step, after all its bytes are on disk. Whoever else wants it meanwhile
-    waits for the lock and then uses it.
+    waits for the lock and then uses it. The journal is told; its facts and `notes` stand in status.json.
     """
     path = folder.with_name(f".{folder.name}.lock")
     if is_finished(folder):
@@ -123,6 +149,7 @@ def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], 
         if path.exists() and os.access(folder.parent, os.W_OK):
             path.unlink(missing_ok=True)
         log(f"reuses {folder}{_other_versions(folder)}")
+        journal.write("reused")
         return folder
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is there but not whole: it has no status.json; move it away")
@@ -133,10 +160,14 @@ def write_whole(folder: Path, config: Mapping[str, Any], make: Callable[[Path], 
             lock.acquire(timeout=0)
         except Timeout:
             log(f"waits for another process that makes {folder}")
-            lock.acquire()
+            journal.write("waits")
+            with measured():  # What others make is no work of the stage that wants it.
+                lock.acquire()
         try:
-            if not is_finished(folder):
-                _make(folder, config, make)
+            if is_finished(folder):
+                journal.write("reused")
+            else:
+                _make(folder, config, make, journal, notes)
             # Whoever still waits on the removed file finds the folder finished.
             path.unlink(missing_ok=True)
         finally:
@@ -182,24 +213,42 @@ def _other_versions(folder: Path) -> str:
     return f", made with {', '.join(others)}" if others else ""
 
 
-def _make(folder: Path, config: Mapping[str, Any], make: Callable[[Path], None]) -> None:
-    started = time.time()
+def _make(
+    folder: Path,
+    config: Mapping[str, Any],
+    make: Callable[[Path], None],
+    journal: Journal,
+    notes: Mapping[str, Any],
+) -> None:
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    journal.write("started")
 
-    def make_described(temporary: Path) -> None:
-        (temporary / "config.yaml").write_text(
-            yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True), encoding="utf-8"
-        )
-        make(temporary)
-        status = {
-            "state": "finished",
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": round(time.time() - started, 3),
-            "host": platform.node(),
-            "versions": versions(),
-        }
-        (temporary / "status.json").write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
+    with measured() as usage:
 
-    _appear(folder, make_described)
+        def make_described(temporary: Path) -> None:
+            (temporary / "config.yaml").write_text(
+                yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True), encoding="utf-8"
+            )
+            make(temporary)
+            status = {
+                "state": "finished",
+                "started": started,
+                **usage.to_json(),
+                "host": platform.node(),
+                **journal.facts,
+                **notes,
+                "versions": versions(),
+            }
+            (temporary / "status.json").write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
+
+        try:
+            _appear(folder, make_described)
+        except BaseException as error:
+            with suppress(OSError):  # Where a full disk takes no line, the error itself is what matters.
+                failed = isinstance(error, Exception)
+                journal.write("failed" if failed else "interrupted", error=f"{type(error).__name__}: {error}")
+            raise
+        journal.write("finished", **usage.to_json())
 
 
 def _appear(folder: Path, make: Callable[[Path], None]) -> None:

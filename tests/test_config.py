@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from dsmoe import InputError
-from dsmoe.compose import compose_cells, known_keys
+from dsmoe.compose import checked, compose_cells, known_keys
 from dsmoe.config import Config, ModelConfig, PretrainConfig, config_root
 from dsmoe.help import VERBS, verb_help
 
@@ -68,6 +70,33 @@ def test_every_sweep_composes_in_its_order(sweep: str) -> None:
     choices = product(*([f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()))
     assert [cell.overrides[1:] for cell in cells] == list(choices)
     assert len({cell.config for cell in cells}) == len(cells) > 1
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_says_its_command(sweep: str) -> None:
+    text = (ROOT / "sweeps" / f"{sweep}.yaml").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^# .*(dsmoe compare \+sweeps=.*)$", text, re.MULTILINE)
+    assert {cell.config.domain for cell in compose_cells(command.split()[2:])} != set()
+    assert f"+sweeps={sweep}" in command.split()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["steering.strength=3", "model=olmoe", "domain='a b'", "methods=[base,sft]"],
+        ["dataset.splits={discover:0.2,dev:0.1,test:0.7}", "discovery.stop_words=[a,b]", "sft.rank=2"],
+        ["+cluster.environment.A=1", "cluster.setup=['echo ${oc.env:NONE,x}']", "model.threads=null"],
+        ["steering.strength=0.5", "dataset=mmlu_pro", "benchmark=mmlu_pro", "dataset.path=./x y"],
+        ["dataset=records", "dataset.path=a\\\\b", "seed=1", "seed=2"],
+    ],
+)
+def test_cells_are_composed_as_hydra_composes_them(overrides: list[str]) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        composed = hydra_compose("config", [*overrides, f"hydra.searchpath=[file://{ROOT}]"])
+    content = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(content, dict)
+    both = compose_cells([*overrides, "study=one,two"], multirun=True)
+    assert [cell.config for cell in both] == [checked({**content, "study": study}) for study in ("one", "two")]
 
 
 @pytest.mark.parametrize(

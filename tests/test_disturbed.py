@@ -103,11 +103,12 @@ class Target:
 
 @dataclass
 class Hit:
-    """A cell that was disturbed: how, at what, in which run of which job, and what became of that."""
+    """A cell that was disturbed: how, at what, when, after how many starts of its job, and what became of that."""
 
     kind: str
     doing: str
     target: Target
+    restarts: int
     at: float
     outcome: str = ""
 
@@ -120,10 +121,17 @@ class Hit:
             self.outcome = "submitted again"
         elif now.seen.condition in BROKEN:
             return  # until the same command is given
-        elif now.state.requeued > before.state.requeued or (before.state.pid and now.state.pid != before.state.pid):
+        elif now.state.requeued > self.restarts:
             self.outcome = "requeued"
         elif now.seen.condition == "finished" or (time.monotonic() - self.at > UNMOVED and now.lives):
             self.outcome = "went on"
+
+
+def hit(kind: str, target: Target) -> Hit:
+    """A cell as it is just before it is disturbed."""
+    asked = ["squeue", "--noheader", "--Format=RestartCnt", f"--jobs={target.seen.job}"]
+    restarts = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout.strip()
+    return Hit(kind, target.doing, target, int(restarts or 0), time.monotonic())
 
 
 class Study:
@@ -210,12 +218,11 @@ class Storm:
             doing, kind = card
             self.say(f"{DISTURBANCES - len(self.cards)} of {DISTURBANCES}: {kind} at {doing}: {target.seen.cell}")
             if kind in OF_ONE:
-                study.hits.append(Hit(kind, doing, target, time.monotonic()))
+                study.hits.append(hit(kind, target))
                 OF_ONE[kind](target.seen.job, target.state.pid)
             else:
                 for other in self.studies:
-                    hit = other.targets(other.look())
-                    other.hits += [Hit(kind, one.doing, one, time.monotonic()) for one in hit]
+                    other.hits += [hit(kind, one) for one in other.targets(other.look())]
                 dev_cluster(OF_ALL[kind])
             study.again()
             return

@@ -7,12 +7,26 @@ import dsmoe
 
 PACKAGE = Path(dsmoe.__file__).parent
 FLOORS = [
-    {"errors", "disk", "plugins", "progress"},
+    {"errors", "disk", "plugins", "progress", "journal", "usage"},
     {"config", "compose", "stage", "results", "domains"},
     {"models", "evaluation", "report", "launch", "tracking"},
     {"discovery", "baselines"},
     {"steering"},
-    {"inputs", "cell", "session", "compare", "jobs", "plan", "prepare", "doctor", "verbs", "harness", "steered_lm"},
+    {
+        "inputs",
+        "cell",
+        "effort",
+        "forecast",
+        "session",
+        "compare",
+        "jobs",
+        "plan",
+        "prepare",
+        "doctor",
+        "verbs",
+        "harness",
+        "steered_lm",
+    },
     {"help", "cli", "__main__", "__init__"},
 ]
 

@@ -143,7 +143,8 @@ def test_a_job_is_named_for_the_node_that_it_will_run_on() -> None:
 def test_plan_names_the_cells_that_would_be_submitted(slurm: Stub, run: Run) -> None:
     node = ("model.threads=null", "cluster.gpus=1", "cluster.gpu_memory_gb=80", "cluster.cpus=5")
     _, out, _ = run("plan", *SWEEP[1:], *node)
-    assert "6 cells: 0 finished, 6 missing\n" in out
+    assert "6 cells: 0 finished, 6 missing; " in out
+    assert "assuming 4.88 TFLOP/s and 500 GB/s\n" in out
     run(*SWEEP, *node)
     assert re.findall(r"missing +results/default/(\w+)", out) == list(
         submitted(Path("results/default"))[0]["overrides"]

@@ -1,7 +1,9 @@
 """`dsmoe plan`: published sizes from configs alone, what fits, and which cells are finished; nothing is written."""
 
+import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +70,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """A checkpoint and records."""
-    import json
-
     model, tokenizer = random_model("olmoe"), word_tokenizer()
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -212,13 +212,69 @@ def test_finished_cells_are_told_from_missing_ones(files: Path, run: Run) -> Non
     assert os.listdir() == []
     (cell,) = re.findall(r"missing +results/default/(\w+)", out)
     assert run("compare", *on(files))[0] == 0
-    assert os.listdir("results/default") == [cell]
+    assert sorted(os.listdir("results/default")) == [".logs", cell]
     before = sorted(Path("results").rglob("*"))
     status, out, _ = run("plan", "-m", *on(files), "benchmark.batch_size=16,8", "seed=0,1")
     assert "4 cells: 1 finished, 3 missing" in out
     assert re.findall(r"finished +results/default/(\w+)  .*batch_size=16 seed=0", out) == [cell]
     assert len(re.findall(r"^checkpoint \(", out, re.MULTILINE)) == 2  # one batch size each, whatever the seed
     assert sorted(Path("results").rglob("*")) == before
+
+
+def test_a_missing_cell_says_why_what_is_missing_and_how_long_it_takes(files: Path, run: Run) -> None:
+    _, out, _ = run("plan", *on(files))
+    assert "0 finished, 1 missing; 2 stages to make, about" in out
+    assert re.search(r"evaluate +2, [\d.e-]+ seconds, assuming 10 GFLOP/s and 10 GB/s\n", out)
+    assert re.search(r"\(never run; all 2 stages missing, [\d.e-]+ seconds\)\n", out)
+    assert run("compare", *on(files))[0] == 0
+    # Another seed asks the base model nothing new.
+    assert "(never run; its 2 stages are there)\n" in run("plan", *on(files), "seed=1")[1]
+    (cell,) = Path("results/default").glob("*/status.json")
+    shutil.rmtree(cell.parent)
+    status = next(
+        status
+        for status in Path("results/stages/evaluate").glob("*/status.json")
+        if json.loads(status.read_text())["domain"] == "beta"
+    )
+    shutil.rmtree(status.parent)
+    _, out, _ = run("plan", *on(files))
+    assert "0 finished, 1 missing; 1 stage to make, about" in out
+    assert re.search(r"\(finished once, its folder is gone; 1 of 2 stages missing: evaluate base on beta, .*\)\n", out)
+    taken = json.loads(next(Path("results/stages/evaluate").glob("*/status.json")).read_text())
+    told = number(out, r"evaluate +1, ([\d.]+) seconds, as 1 finished of this model took")
+    # The other domain has questions of about the same length.
+    assert told == pytest.approx(taken["own_seconds"], rel=0.6)
+
+
+def test_stages_that_cells_share_count_once(files: Path, run: Run) -> None:
+    two = [*on(files), "methods=[base,dsmoe]", "steering.num_experts=2", "steering.strength=1,4"]
+    _, out, _ = run("plan", "-m", *two)
+    assert "2 missing; 8 stages to make" in out  # discover, score, base on two domains; dsmoe on two for each strength
+    first, second = re.findall(r"all 6 stages missing, ([\d.e-]+) seconds", out)
+    assert float(second) < float(first)
+    assert number(out, r"about ([\d.e-]+) seconds") == pytest.approx(float(first) + float(second), rel=0.1)
+
+
+def test_what_a_run_failed_of_is_said(files: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no luck")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no luck"):
+        patch.setattr("dsmoe.session.evaluate", fails)
+        run("compare", *on(files))
+    assert "(failed: RuntimeError: no luck; all 2 stages missing" in run("plan", *on(files))[1]
+
+
+def test_a_gpu_is_faster_and_generating_takes_longer() -> None:
+    from dsmoe.models.duration import Work, assumed
+
+    work = Work(flop=1e15, read_bytes=1e12)
+    seconds = [
+        assumed(*node).seconds(work)
+        for node in (("cuda", 1, "bfloat16"), ("cuda", 1, "float32"), ("cpu", 8, "bfloat16"))
+    ]
+    # By hand: 1e15 / (0.25 × 312e12) + 1e12 / (0.25 × 2e12), and so on.
+    assert seconds == pytest.approx([12.82 + 2, 205.13 + 2, 12500 + 100], rel=1e-3)
 
 
 def test_cells_are_named_only_where_they_can_be(files: Path, run: Run) -> None:
@@ -238,7 +294,7 @@ def test_the_embedded_model_is_planned_for_without_being_trained(run: Run) -> No
     assert status == 0
     assert re.match(r"tiny \(embedded, qwen3_moe\)\n  parameters  3\.68 million", out)
     assert "none to download" in out
-    assert "fine-tuning (method sft) is not in these numbers" in out
+    assert "fine-tuning (method sft) is not in this memory" in out
     assert "1 cell: 0 finished, 1 missing" in out
     assert "discovery   none" in run("plan", "methods=[base]")[1]
     assert os.listdir() == []

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from dsmoe.config import SplitsConfig
 from dsmoe.domains.records import Record, normalized
@@ -13,7 +14,7 @@ NAMES = ("discover", "dev", "test")
 SHOWN = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Splits:
     """A data set's records, each in one split and each split in an order that depends on nothing but the groups."""
 
@@ -21,7 +22,7 @@ class Splits:
     dev: tuple[Record, ...]
     test: tuple[Record, ...]
 
-    @property
+    @cached_property
     def domains(self) -> list[str]:
         """Every domain of the data set, in alphabetical order."""
         return sorted({record.domain for split in (self.discover, self.dev, self.test) for record in split})

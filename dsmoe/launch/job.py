@@ -15,6 +15,7 @@ from typing import Any
 
 from dsmoe.config import ClusterConfig
 from dsmoe.errors import InputError, SteeringError
+from dsmoe.journal import job_id
 from dsmoe.launch.frozen import Frozen
 from dsmoe.launch.state import State, cause_of, now, spoils_process
 from dsmoe.launch.submission import Submission
@@ -111,7 +112,7 @@ class _Cell:
         self.finished = 0
         self.state = replace(
             before,
-            job=_job_id(),
+            job=job_id() or "",
             host=platform.node(),
             pid=os.getpid(),
             requeued=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
@@ -154,11 +155,6 @@ class JobReporter(Reporter):
 
             yield both
         self.cell.finished += 1
-
-
-def _job_id() -> str:
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _words(error: Exception) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from dsmoe.config import TrackingConfig
+from dsmoe.disk import replace_file
 from dsmoe.errors import InputError
-from dsmoe.stage import Log, replace_file, tracking_folder
+from dsmoe.stage import Log, tracking_folder
 from dsmoe.tracking.run import Run, results_hash
 from dsmoe.tracking.writer import PATIENCE, TrackingError, Writer
 

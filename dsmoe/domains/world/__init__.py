@@ -8,6 +8,7 @@ so the world is the same on every machine and in every process.
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 from dsmoe import plugins
@@ -51,6 +52,7 @@ def statements() -> list[str]:
     ]
 
 
+@cache
 def facts(domain: str) -> list[Fact]:
     """The facts of one domain. Raises InputError where there is no such domain."""
     found: list[Fact] = plugins.load(__name__, domain, "domain").facts()

@@ -1,0 +1,98 @@
+"""The effort of a cell: its stages, in the order in which they are made, and how much work each of them is."""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from dsmoe.cell import Cell
+from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
+from dsmoe.inputs import Part
+from dsmoe.models.duration import Work, backward, forward, tokens_of, training
+from dsmoe.models.forwards import CHECKPOINTING_FROM
+from dsmoe.models.needs import EXAMPLES, GENERATES, Needs, needs
+from dsmoe.stage import Stage, stable_hash
+
+
+@dataclass(frozen=True)
+class Effort:
+    """One stage, the model that it is done to (a hash, as in `Cell.model_key`), and how much work that is.
+
+    An evaluation asks `method` of `domain`; other stages have neither.
+    """
+
+    stage: Stage
+    model: str
+    work: Work
+    method: str = ""
+    domain: str = ""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a journal says of it."""
+        return {"method": self.method, "domain": self.domain} if self.method else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """The model and the work, as status.json has them."""
+        return {"work": {"model": self.model, **asdict(self.work)}}
+
+
+def efforts(cell: Cell) -> list[Effort]:
+    """All stages that the cell stands on."""
+    config, model, key = cell.config, needs(cell.config), stable_hash(cell.model_key)
+    found = []
+    if cell.pretrain is not None:
+        pretrain = config.model.pretrain
+        assert pretrain is not None
+        work = training(model, pretrain.steps * pretrain.batch_tokens, pretrain.steps)
+        found.append(Effort(cell.pretrain, key, work))
+    if cell.discovers:
+        tokens = _discovery_tokens(cell.inputs.discover_part)
+        passes = math.ceil(tokens / config.discovery.batch_tokens)
+        found.append(Effort(cell.discover, key, backward(model, tokens, passes, model.checkpointing)))
+        found.append(Effort(cell.score, key, Work()))
+    if cell.fine_tunes:
+        found.append(Effort(cell.fine_tune, key, _fine_tuning(cell, model)))
+    for method in config.methods:
+        for domain in cell.inputs.domains:
+            found.append(Effort(cell.evaluate(method, domain), key, _evaluation(cell, model, domain), method, domain))
+    return found
+
+
+def _fine_tuning(cell: Cell, model: Needs) -> Work:
+    sft, part = cell.config.sft, cell.inputs.train_part
+    sequences, tokens = _evaluation_tokens(part, cell.inputs.scoring)
+    right, batches = tokens * len(part.records) / sequences, math.ceil(len(part.records) / sft.batch_size)
+    trained = backward(model, sft.epochs * right, sft.epochs * batches, model.parameters >= CHECKPOINTING_FROM)
+    # All options of its questions are asked before and after.
+    return trained + forward(model, 2 * tokens, 2 * math.ceil(sequences / sft.batch_size))
+
+
+def _evaluation(cell: Cell, model: Needs, domain: str) -> Work:
+    benchmark, part = cell.config.benchmark, cell.inputs.test_part(domain)
+    if benchmark.task in GENERATES:
+        questions = len(part.records)
+        _, shown = _evaluation_tokens(part, "letter")
+        batches = math.ceil(questions / benchmark.batch_size)
+        tokens = shown + questions * (EXAMPLES + benchmark.max_new_tokens)
+        return forward(model, tokens, batches * (1 + benchmark.max_new_tokens))
+    sequences, tokens = _evaluation_tokens(part, "letter" if benchmark.task == "letter" else "option_text")
+    return forward(model, tokens, math.ceil(sequences / benchmark.batch_size))
+
+
+@lru_cache(maxsize=1024)
+def _discovery_tokens(part: Part) -> float:
+    return sum(tokens_of(len(discovery_prompt(record))) for record in part.records)
+
+
+@lru_cache(maxsize=1024)
+def _evaluation_tokens(part: Part, scoring: str) -> tuple[int, float]:
+    """How many sequences the questions are, and their tokens: one an option, or one a question where letters do."""
+    sequences, tokens = 0, 0.0
+    for record in part.records:
+        context, continuations = evaluation_prompt(record, "letter" if scoring == "letter" else "option_text")
+        # lm-eval asks once for all answers of one token.
+        asked = continuations[:1] if scoring == "letter" else continuations
+        sequences += len(asked)
+        tokens += sum(tokens_of(len(context) + len(continuation)) for continuation in asked)
+    return sequences, tokens
