@@ -109,11 +109,6 @@ class Cell:
         """Whether a method steers by experts that are found here."""
         return bool({"dsmoe", "random"} & set(self.config.methods)) and self.config.discovery.profile is None
 
-    @property
-    def fine_tunes(self) -> bool:
-        """Whether an adapter is trained here."""
-        return "sft" in self.config.methods and self.config.sft.adapter is None
-
     def evaluate(self, method: str, domain: str) -> Stage:
         """Asking one method one domain's test questions."""
         if (method, domain) not in self._evaluations:

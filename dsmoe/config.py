@@ -201,6 +201,14 @@ class SftConfig:
     """Questions a step."""
     train_size: Count | None
     """Most questions to train on; null takes the whole discover split."""
+    processes: Count
+    """Processes that train together, one a GPU, each with its share of the weights; another number gives other bits."""
+
+    def __post_init__(self) -> None:
+        if self.processes > self.batch_size:
+            raise ValueError(
+                f"processes is {self.processes}, but a step has only batch_size={self.batch_size} questions"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +236,7 @@ class ClusterConfig:
     constraint: Text | None
     """Features that a node must have."""
     nodes: Count
-    """Nodes a job: 1, since a model runs on one node."""
+    """Nodes a job: 1, or several among which sft.processes are spread; all else runs on the first of them."""
     cpus: Count | None
     """CPUs a job; null takes model.threads, or else torch's number of threads here."""
     time_minutes: Count
@@ -251,8 +259,6 @@ class ClusterConfig:
     """Further options of sbatch, by name: +cluster.sbatch.exclusive=true."""
 
     def __post_init__(self) -> None:
-        if self.nodes != 1:
-            raise ValueError(f"nodes is {self.nodes}, but a model runs on one node; it can have more gpus there")
         for name in self.environment:
             if not VARIABLE.fullmatch(name):
                 raise ValueError(f"environment: {name!r} cannot be the name of a variable")
@@ -313,6 +319,11 @@ class Config:
     def __post_init__(self) -> None:
         if len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods: one is named twice: {', '.join(self.methods)}")
+        nodes, processes = self.cluster.nodes, self.sft.processes
+        if nodes > 1 and not self.fine_tunes:
+            raise ValueError(f"cluster.nodes: {nodes}, but a model runs on one node unless method sft fine-tunes it")
+        if processes % nodes:
+            raise ValueError(f"cluster.nodes: {nodes} cannot share sft.processes={processes} evenly")
         if "steering" in self.methods and self.steering.file is None:
             raise ValueError("methods: steering wants steering.file=FILE, a steering of your own")
         if not STUDY.fullmatch(self.study):
@@ -320,6 +331,11 @@ class Config:
                 f"study: {self.study!r} is not a plain name of at most 100 letters, digits, '.', '_' and '-', "
                 "nor may it be 'stages'"
             )
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether an adapter is trained for method sft."""
+        return "sft" in self.methods and self.sft.adapter is None
 
 
 def config_root() -> Path:

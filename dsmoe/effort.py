@@ -51,7 +51,7 @@ def efforts(cell: Cell) -> list[Effort]:
         passes = math.ceil(tokens / config.discovery.batch_tokens)
         found.append(Effort(cell.discover, key, backward(model, tokens, passes, model.checkpointing)))
         found.append(Effort(cell.score, key, Work()))
-    if cell.fine_tunes:
+    if cell.config.fine_tunes:
         found.append(Effort(cell.fine_tune, key, _fine_tuning(cell, model)))
     for method in config.methods:
         for domain in cell.inputs.domains:

@@ -19,7 +19,7 @@ from dsmoe.domains.splits import Splits, split_records
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
 from dsmoe.models.checkpoint import content_of, model_config
-from dsmoe.models.fit import check_fits, machine
+from dsmoe.models.fit import check_fits, check_processes, machine
 from dsmoe.models.load import router_shape
 from dsmoe.models.needs import needs
 from dsmoe.steering.steering import Steering, check_mode, expert_count, in_window
@@ -169,13 +169,14 @@ class Inputs:
             twice = ", ".join(self.domains)
             raise InputError(f"benchmark.non_target: a domain is named twice, or is the target: {twice}")
         discovers = bool({"dsmoe", "random"} & methods) and self.own_profile is None
-        trains = "sft" in methods and self.own_adapter is None
-        if (discovers or trains) and not self.discover_part.records:
+        if (discovers or self.config.fine_tunes) and not self.discover_part.records:
             raise InputError(f"domain: {target!r} has no questions in the discover split")
 
     def _check_model(self) -> None:
-        for line in check_fits(needs(self.config), machine(self.config.cluster, self.config.model)):
+        there = machine(self.config.cluster, self.config.model)
+        for line in check_fits(needs(self.config), there):
             _warn(line)
+        check_processes(self.config, there)
         shape = router_shape(self.config.model)
         steering = self.config.steering
         check_mode(steering.mode, shape.architecture)

@@ -47,17 +47,12 @@ class Work:
     cell: Cell
 
     @property
-    def fine_tunes(self) -> bool:
-        """Whether an adapter is trained for it: what that needs in memory is not counted."""
-        return self.cell.fine_tunes
-
-    @property
     def resources(self) -> Resources:
         """What its job gets: no more GPUs than the model needs, if all that it needs is counted."""
         config = self.cell.config
         there = machine(config.cluster, config.model)
         count = there.gpus
-        if count and not self.fine_tunes:
+        if count and not config.fine_tunes:
             count = min(count, gpus(needs(config).total, there.gpu_memory))
         return Resources(config.cluster, count, self.cell.node.threads)
 
@@ -66,7 +61,7 @@ class Work:
         """What would hold it, for those whose memory ran out."""
         config = self.cell.config
         total, there = needs(config).total, machine(config.cluster, config.model)
-        counted = ", fine-tuning not counted" if self.fine_tunes else ""
+        counted = ", fine-tuning not counted" if config.fine_tunes else ""
         if there.gpus:
             room = f"cluster.gpus={gpus(total, there.gpu_memory)} of {there.gpu_memory / 1e9:.3g} GB"
         else:

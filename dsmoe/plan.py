@@ -31,7 +31,7 @@ def plan(composed: Sequence[Composed]) -> int:
     lines: list[str] = []
     for (found, there), warnings in models.items():
         lines += [*_model(found, there), *(f"  warning: {warning}" for warning in warnings), ""]
-    if any("sft" in one.config.methods and one.config.sft.adapter is None for one in composed):
+    if any(one.config.fine_tunes for one in composed):
         lines += ["fine-tuning (method sft) is not in this memory", ""]
     lines += _cells(composed)
     console = Console(highlight=False, soft_wrap=True)

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsmoe import plugins
 from dsmoe.cell import Cell
@@ -18,13 +18,16 @@ from dsmoe.errors import InputError
 from dsmoe.evaluation.evaluate import evaluate
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
 from dsmoe.journal import Journal
-from dsmoe.models.load import LoadedModel, load_model, router_shape
+from dsmoe.models.load import LoadedModel, let_go, load_model, router_shape
 from dsmoe.progress import Advance, Reporter
 from dsmoe.results import RoutingChange
 from dsmoe.stage import Stage, is_finished, stable_hash
 from dsmoe.steering.steer import steer
 from dsmoe.steering.steering import Steering
 from dsmoe.steering.watch import RoutingWatch
+
+if TYPE_CHECKING:
+    from dsmoe.baselines.sft import Report, Training
 
 PROFILE = "profile.safetensors"
 TRAINING = "training.json"
@@ -71,8 +74,12 @@ class Session:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model, unsteered."""
-        path = self.pretrained() if self.cell.pretrain else self.config.model.path
-        return load_model(str(path), self.config.model, stable_hash(self.cell.model_key["weights"]))
+        return load_model(self.model_path, self.config.model, stable_hash(self.cell.model_key["weights"]))
+
+    @property
+    def model_path(self) -> str:
+        """Where the model lies: a folder, or on the Hub."""
+        return str(self.pretrained() if self.cell.pretrain else self.config.model.path)
 
     def pretrained(self) -> Path:
         """The embedded model's checkpoint."""
@@ -137,21 +144,10 @@ class Session:
         """The SFT baseline's adapter, or the user's own."""
         if self.config.sft.adapter is not None:
             return Path(self.config.sft.adapter)
-        from dsmoe.baselines.sft import fine_tune
 
         def make(folder: Path) -> None:
-            model = self.loaded
             with self._work(self.cell.fine_tune, f"fine-tune: on {self.config.domain}") as advance:
-                training = fine_tune(
-                    model.model,
-                    model.tokenizer,
-                    self.cell.inputs.train_part.records,
-                    self.cell.inputs.scoring,
-                    self.config.sft,
-                    self.config.seed,
-                    folder,
-                    lambda step, total, loss: advance(step, total, f"loss {loss:.2f}"),
-                )
+                training = self._fine_tune(folder, lambda step, total, loss: advance(step, total, f"loss {loss:.2f}"))
             (folder / TRAINING).write_text(json.dumps(asdict(training), indent=2) + "\n", encoding="utf-8")
             self.reporter.say(
                 f"fine-tune: {training.share:.1%} of the parameters, loss {training.losses[0]:.2f} to "
@@ -160,6 +156,23 @@ class Session:
             )
 
         return self._run(self.cell.fine_tune, make)
+
+    def _fine_tune(self, folder: Path, report: "Report") -> "Training":
+        """Train the adapter here, or by several processes, to which the memory of the model that is loaded is left."""
+        from dsmoe.baselines.sft import fine_tune
+        from dsmoe.baselines.together import Task, fine_tune_together
+
+        records, scoring = self.cell.inputs.train_part.records, self.cell.inputs.scoring
+        sft, seed = self.config.sft, self.config.seed
+        if sft.processes == 1:
+            model = self.loaded
+            return fine_tune(model.model, model.tokenizer, records, scoring, sft, seed, folder, report)
+        path = self.model_path
+        self.__dict__.pop("loaded", None)
+        let_go()
+        threads = max(1, self.cell.node.threads // sft.processes)
+        task = Task(path, replace(self.config.model, threads=threads), tuple(records), scoring, sft, seed)
+        return fine_tune_together(task, self.config.cluster.nodes, folder, report)
 
     def training(self) -> dict[str, Any] | None:
         """What fine-tuning did, None where the user brought an adapter."""
@@ -187,14 +200,17 @@ class Session:
     @contextmanager
     def applied(self, method: str) -> Iterator[tuple[LoadedModel, RoutingWatch | None]]:
         """The model as `method` makes it, watched where it is steered."""
-        loaded, steering = self.loaded, self.steering(method)
+        steering = self.steering(method)
+        # What fine-tunes may want the memory of the model that is loaded.
+        adapter = self.adapter() if method == "sft" else None
+        loaded = self.loaded
         if steering is not None:
             with steer(loaded.model, steering) as watch:
                 yield loaded, watch
-        elif method == "sft":
+        elif adapter is not None:
             from dsmoe.baselines.lora import adapted
 
-            with adapted(loaded.model, self.adapter()) as model:
+            with adapted(loaded.model, adapter) as model:
                 yield LoadedModel(model, loaded.tokenizer), None
         elif method == "base":
             yield loaded, None

@@ -15,6 +15,7 @@ from dsmoe.compose import Composed
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.errors import InputError
 from dsmoe.jobs import launch
+from dsmoe.models.fit import check_nodes
 from dsmoe.progress import Reporter, plain_warnings
 from dsmoe.report.table import rich_table
 from dsmoe.results import Results
@@ -38,6 +39,8 @@ def compare(composed: Sequence[Composed]) -> int:
     if composed[0].launcher is not None:
         return launch(composed, reporter, show)
     cells = [Cell(one.config) for one in composed]
+    for cell in cells:
+        check_nodes(cell.config.cluster)
     for number, (one, cell) in enumerate(zip(composed, cells, strict=True), start=1):
         if len(cells) > 1:
             reporter.say(f"cell {number} of {len(cells)}: {' '.join(one.overrides)}")

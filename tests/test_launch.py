@@ -174,7 +174,20 @@ def test_plan_names_the_cells_that_would_be_submitted(slurm: Stub, run: Run) -> 
         ),
         (("compare", "hydra/sweeper=ax"), "hydra/sweeper: 'ax' is not one of basic"),
         (("discover", SLURM), "hydra/launcher: discover runs here"),
-        (("compare", "cluster.nodes=2"), "cluster: nodes is 2, but a model runs on one node"),
+        (
+            ("compare", SLURM, "cluster.nodes=2", "methods=[base]"),
+            "cluster.nodes: 2, but a model runs on one node unless method sft fine-tunes it",
+        ),
+        (("compare", SLURM, "cluster.nodes=2"), "cluster.nodes: 2 cannot share sft.processes=1 evenly"),
+        (
+            ("compare", "cluster.nodes=2", "sft.processes=4"),
+            "cluster.nodes: 2, but this runs on 1; a Slurm job has more: hydra/launcher=slurm",
+        ),
+        (
+            ("compare", SLURM, "cluster=gpu", "cluster.gpus=1", "cluster.nodes=2", "sft.processes=4"),
+            "sft.processes: 2 on a node want a GPU each, and it has 1; see cluster.gpus",
+        ),
+        (("compare", "sft.processes=9"), "sft: processes is 9, but a step has only batch_size=8 questions"),
         (("compare", "+cluster.sbatch.mem=3"), "cluster: sbatch: mem is not yours to set here: use cluster.memory_gb"),
         (("compare", "+cluster.sbatch.job_name=x"), "cluster: sbatch: job_name is not yours to set here: dsmoe does"),
         (("compare", "+cluster.environment.a-b=x"), "cluster: environment: 'a-b' cannot be the name of a variable"),
@@ -315,12 +328,16 @@ EXAMPLE = (
     "+cluster.environment={HF_HOME:'/scratch/my hub',HF_HUB_OFFLINE:1}", "cluster.signal_seconds=300",
     "+cluster.sbatch={reservation:mine,exclusive:true,overcommit:false}",
 )  # fmt: skip
+SPREAD = (*EXAMPLE, "cluster.nodes=2", "sft.processes=8")
+ON_TWO_NODES = LARGE.replace("#SBATCH --nodes=1", "#SBATCH --nodes=2").replace(
+    "--cpus-per-task=16 PYTHON", "--cpus-per-task=16 --nodes=1 --ntasks=1 PYTHON"
+)
 
 
 @pytest.mark.parametrize(
     ("overrides", "gpus", "threads", "script"),
-    [(("cluster=local",), 0, 1, LOCAL), (EXAMPLE, 4, 8, LARGE)],
-    ids=["local", "example"],
+    [(("cluster=local",), 0, 1, LOCAL), (EXAMPLE, 4, 8, LARGE), (SPREAD, 4, 8, ON_TWO_NODES)],
+    ids=["local", "example", "two nodes"],
 )
 def test_the_script_that_sbatch_gets(
     overrides: tuple[str, ...], gpus: int, threads: int, script: str, slurm: Stub, tmp_path: Path

@@ -36,8 +36,12 @@ from dsmoe.domains.prompts import evaluation_prompt
 from dsmoe.domains.records import Record
 from dsmoe.errors import InputError
 
-SETTINGS = SftConfig(adapter=None, rank=0.027, alpha=16.0, learning_rate=5e-3, epochs=24, batch_size=8, train_size=None)
-QUICK = SftConfig(adapter=None, rank=2, alpha=4.0, learning_rate=1e-3, epochs=1, batch_size=8, train_size=None)
+SETTINGS = SftConfig(
+    adapter=None, rank=0.027, alpha=16.0, learning_rate=5e-3, epochs=24, batch_size=8, train_size=None, processes=1
+)
+QUICK = SftConfig(
+    adapter=None, rank=2, alpha=4.0, learning_rate=1e-3, epochs=1, batch_size=8, train_size=None, processes=1
+)
 WORDS = ("amber", "birch", "cobalt", "denim", "ember", "fern", "garnet", "hazel", "iris")
 RECORDS = [
     Record(
@@ -244,7 +248,14 @@ def test_loss_is_cross_entropy_of_the_right_option_alone(tokenizer: PreTrainedTo
     model = build("qwen3_moe")
     assert model.config.output_router_logits
     settings = SftConfig(
-        adapter=None, rank=2, alpha=4.0, learning_rate=1e-3, epochs=1, batch_size=len(RECORDS), train_size=None
+        adapter=None,
+        rank=2,
+        alpha=4.0,
+        learning_rate=1e-3,
+        epochs=1,
+        batch_size=len(RECORDS),
+        train_size=None,
+        processes=1,
     )
     (loss,) = fine_tune(model, tokenizer, RECORDS, "option_text", settings, 0, tmp_path).losses
     exact = build("qwen3_moe", torch.float64)

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from dsmoe.baselines.adapter import WEIGHTS, check_adapter
+from dsmoe.baselines.sharding import gathered, is_first
 from dsmoe.baselines.untouched import untouched
 from dsmoe.errors import InputError
 from dsmoe.models import deepseek
@@ -79,9 +80,11 @@ def adapted_weights(model: PreTrainedModel) -> list[str]:
 
 
 def save_adapter(adapter: PeftModel, names: Sequence[str], rank: int, alpha: float, folder: Path) -> None:
-    """Write the adapter's two files: the same bytes for the same adapter."""
-    state = get_peft_model_state_dict(adapter, save_embedding_layers=False)
-    save_file({name: tensor.contiguous() for name, tensor in sorted(state.items())}, folder / WEIGHTS, {"format": "pt"})
+    """Write the adapter's two files: the same bytes for the same adapter. Of several processes, the first one does."""
+    state = gathered(get_peft_model_state_dict(adapter, save_embedding_layers=False))
+    if not is_first():
+        return
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS, {"format": "pt"})
     # The adapter's own config holds its names in a set, which would be written in another order by every process.
     _config(names, rank, alpha, inference_mode=True).save_pretrained(str(folder))
 

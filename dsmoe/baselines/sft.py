@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from peft import PeftModel
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.utils.logging import get_verbosity, set_verbosity
 from trl.trainer.sft_config import SFTConfig as TrainerConfig
@@ -18,6 +20,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from dsmoe.baselines.likelihood import accuracy, encode
 from dsmoe.baselines.lora import adapted_weights, new_adapter, rank_of, save_adapter, targets
+from dsmoe.baselines.sharding import Share, processes, shard_adapter
 from dsmoe.baselines.untouched import untouched
 from dsmoe.config import SftConfig
 from dsmoe.domains.prompts import Scoring, evaluation_prompt
@@ -64,8 +67,9 @@ def fine_tune(
 
     The text is the one that evaluation scores, and the loss falls on the right option's tokens alone. `report` is told
     the step, counted from 1, the number of steps and the step's loss. At one thread the same input gives the same
-    bits. Raises InputError where there is nothing to train on, the model is in float16, its experts cannot be
-    reached, trl cannot train it, or the loss is no longer a number.
+    bits. Several processes may call it at once, each with its share of the same frozen model; the first one saves.
+    Raises InputError where there is nothing to train on, the model is in float16, its experts cannot be reached, trl
+    cannot train it, or the loss is no longer a number.
     """
     if not records:
         raise InputError("sft: there are no questions to train on")
@@ -88,6 +92,8 @@ def fine_tune(
         adapter = new_adapter(model, names, rank, config.alpha)
         weights = adapted_weights(model)
         parameters = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
+        if processes() > 1:
+            shard_adapter(adapter)
         _trainer(adapter, tokenizer, examples, config, seed, folder, watch).train()
         model.eval()
         accuracy_after = accuracy(model, tokenizer, records, scoring, config.batch_size)
@@ -131,6 +137,21 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 class _Trainer(SFTTrainer):  # type: ignore[misc]
     def _send_telemetry(self) -> None:
         """Tell nobody: trl would report the run to the Hub."""
+
+    def get_train_dataloader(self) -> Any:
+        """The questions of one process, in the same order, of which several take their shares.
+
+        accelerate would share out batches, and repeat questions where the last of them are too few.
+        """
+        if processes() == 1:
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=self._get_train_sampler(),
+            collate_fn=Share(self.data_collator, IGNORED),
+        )
+        return prepare_data_loader(loader, num_processes=1, process_index=0, use_seedable_sampler=True)
 
 
 @contextmanager

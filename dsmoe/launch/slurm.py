@@ -23,6 +23,8 @@ WITH_USR2_BLOCKED = (
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 """Starts Python so that USR2 waits until the job asks for it: it would kill a Python that does not listen yet."""
+FIRST_NODE = ("--nodes=1", "--ntasks=1")
+"""The job runs once; whatever wants the other nodes starts it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def parameters(resources: Resources, array: Array, folder: Path) -> dict[str, An
         "setup": [*(f"export {name}={shlex.quote(str(value))}" for name, value in environment.items()), *cluster.setup],
         "teardown": _last_words(folder),
         # Since 22.05 srun no longer takes them from sbatch.
-        "srun_args": [f"--cpus-per-task={cpus}"],
+        "srun_args": [f"--cpus-per-task={cpus}", *(FIRST_NODE if cluster.nodes > 1 else ())],
         "stderr_to_stdout": True,
     }
     return {"wckey": None, **{key: value for key, value in found.items() if value is not None}}

@@ -105,6 +105,22 @@ def check_fits(needs: Needs, there: Machine) -> list[str]:
     ]
 
 
+def check_processes(config: Config, there: Machine) -> None:
+    """Raise InputError where a node has GPUs, but fewer than it would run of the processes that fine-tune."""
+    here = config.sft.processes // config.cluster.nodes
+    if config.fine_tunes and config.sft.processes > 1 and 0 < there.gpus < here:
+        raise InputError(f"sft.processes: {here} on a node want a GPU each, and it has {there.gpus}; see cluster.gpus")
+
+
+def check_nodes(cluster: ClusterConfig) -> None:
+    """Raise InputError unless this runs on as many nodes as the config wants."""
+    here = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+    if cluster.nodes > here:
+        raise InputError(
+            f"cluster.nodes: {cluster.nodes}, but this runs on {here}; a Slurm job has more: hydra/launcher=slurm"
+        )
+
+
 def gigabytes(size: float) -> str:
     """Bytes in words: 10^9 of them are a GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,5 +1,6 @@
 """Loading a model and its tokenizer, to be run, never trained as a whole."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,9 +85,18 @@ def load_model(path: str, config: ModelConfig, weights: str) -> LoadedModel:
     return fresh_model(path, config)
 
 
-def fresh_model(path: str, config: ModelConfig) -> LoadedModel:
+def let_go() -> None:
+    """Forget the model that was loaded, so that its memory is free once nobody else holds it."""
+    load_model.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def fresh_model(path: str, config: ModelConfig, processes: int = 1) -> LoadedModel:
     """The model at `path`, a folder or a Hub id, as the config wants it run; nobody else has it.
 
+    Where several `processes` of torch.distributed load it at once, each gets, and reads, its share of the weights.
     Raises InputError for a checkpoint that lacks weights, or whose weights do not fit its config: transformers would go
     on with random ones.
     """
@@ -101,7 +111,8 @@ def fresh_model(path: str, config: ModelConfig) -> LoadedModel:
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         dtype=getattr(torch, config.dtype),
-        device_map=config.device_map or "auto" if device == "cuda" else None,
+        device_map=config.device_map or "auto" if device == "cuda" and processes == 1 else None,
+        **(_sharded(processes) if processes > 1 else {}),
         **{key: value for key, value in implementations.items() if value is not None},
     )
     if away := sorted({str(place) for place in getattr(model, "hf_device_map", {}).values()} & {"cpu", "disk"}):
@@ -110,6 +121,12 @@ def fresh_model(path: str, config: ModelConfig) -> LoadedModel:
             "routers can be neither watched nor steered; use more GPUs"
         )
     return LoadedModel(model.eval(), tokenizer)
+
+
+def _sharded(processes: int) -> dict[str, Any]:
+    from transformers.distributed.configuration_utils import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(fsdp_size=processes)}
 
 
 def _from_pretrained(path: str, **settings: Any) -> tuple["PreTrainedModel", Any]:
