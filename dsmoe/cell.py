@@ -1,30 +1,33 @@
 """A cell: one config, its inputs and the stages that it stands on, each with all that its result depends on."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from dsmoe.config import Config
+from dsmoe.config import Config, SftConfig
+from dsmoe.discovery.rule import rule_of
 from dsmoe.discovery.tokens import read_stop_words
 from dsmoe.domains import world
 from dsmoe.inputs import Inputs
+from dsmoe.methods import OWN, Recipe, Trial, candidates, open_settings, settings, tuned_as
 from dsmoe.models.checkpoint import content_of, identity
 from dsmoe.models.load import Node, this_node
 from dsmoe.stage import Stage, stable_hash
 
-PRETRAIN, DISCOVER, SCORE, FINE_TUNE, EVALUATE, COMPARE = 1, 1, 1, 1, 2, 2
+PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 3
 """The versions of the stages' code: raise one when that code would give another result."""
-TRANSPORT = ("paths", "cluster", "tracking", "study")
+TRANSPORT = ("paths", "cluster", "tracking", "study", "calibration")
 """Keys of the config that no result depends on."""
 
 Key = dict[str, Any]
 
 
 @cache
-def _world() -> str:
-    """A hash of what the embedded model reads."""
-    return stable_hash(world.statements())
+def _world(whose: bool) -> str:
+    """A hash of what the embedded model reads; whose a statement is matters to a planted one alone."""
+    return stable_hash([statement if whose else statement.text for statement in world.statements()])
 
 
 class Cell:
@@ -37,7 +40,8 @@ class Cell:
         self.config = config
         self.inputs = Inputs(config)
         self.node = node or this_node(config.model)
-        self._evaluations: dict[tuple[str, str], Stage] = {}
+        self._evaluations: dict[tuple[Trial, str], Stage] = {}
+        self._choices: dict[str, Stage | None] = {}
         self.id = stable_hash({"config": self._scientific, "compare": COMPARE, "stages": [s.hash for s in self.stages]})
         self.results = Path(config.paths.results)
         self.folder = self.results / config.study / self.id
@@ -47,7 +51,8 @@ class Cell:
         """Training the embedded model."""
         if self.config.model.pretrain is None:
             return None
-        return Stage("pretrain", PRETRAIN, {**asdict(self.config.model.pretrain), "text": _world()})
+        settings = {key: value for key, value in asdict(self.config.model.pretrain).items() if value is not None}
+        return Stage("pretrain", PRETRAIN, {**settings, "text": _world("planted_loss" in settings)})
 
     @cached_property
     def model_key(self) -> Key:
@@ -62,71 +67,97 @@ class Cell:
             "experts_implementation": model.experts_implementation,
         }
 
-    @cached_property
-    def discover(self) -> Stage:
-        """Counting the choices of the target domain's tokens."""
+    def discover(self, domains: Sequence[str]) -> Stage:
+        """Counting the choices of these domains' tokens."""
         discovery = self.config.discovery
         return Stage(
             "discover",
             DISCOVER,
             {
                 "model": self.model_key,
-                "records": self.inputs.discover_part.hash,
+                "records": self.inputs.discover_part(domains).hash,
                 "quantile": discovery.quantile,
                 "stop_words": read_stop_words(discovery.stop_words),
+                "span": discovery.span,
+                "max_new_tokens": discovery.max_new_tokens if discovery.span == "generated" else None,
+                "markers": sorted(discovery.markers),
                 "batch_tokens": discovery.batch_tokens,
             },
         )
 
-    @cached_property
-    def score(self) -> Stage:
-        """Scoring experts from those counts, by the rule."""
+    def score(self, rule: str, domain: str) -> Stage:
+        """Scoring experts from a domain's counts, or the user's own profile of them, by a rule."""
+        discovery = self.config.discovery
+        own = discovery.profile if domain == self.config.domain else None
+        wants = rule_of(rule)
         return Stage(
             "score",
             SCORE,
-            {"discover": self.discover.hash, "rule": self.config.discovery.rule, "seed": self.config.seed},
+            {
+                "counts": content_of(Path(own)) if own else self.discover([domain]).hash,
+                "contrast": self.discover(self.inputs.contrast).hash if wants.contrasts else None,
+                "markers": dict(discovery.markers) if wants.marks else None,
+                "rule": rule,
+                "seed": self.config.seed,
+            },
         )
 
-    @cached_property
-    def fine_tune(self) -> Stage:
+    def fine_tune(self, sft: SftConfig) -> Stage:
         """Training the SFT baseline's adapter."""
-        settings = {k: v for k, v in asdict(self.config.sft).items() if k not in ("adapter", "train_size")}
-        records = self.inputs.train_part.hash
+        names = ("adapter", "train_size", "learning_rate_grid", "epochs_grid")
         return Stage(
             "fine_tune",
             FINE_TUNE,
             {
                 "model": self.model_key,
-                "records": records,
+                "records": self.inputs.train_part.hash,
                 "scoring": self.inputs.scoring,
                 "seed": self.config.seed,
-                **settings,
+                **{key: value for key, value in asdict(sft).items() if key not in names},
             },
         )
 
-    @property
-    def discovers(self) -> bool:
-        """Whether a method steers by experts that are found here."""
-        return bool({"dsmoe", "random"} & set(self.config.methods)) and self.config.discovery.profile is None
+    def choose(self, method: str) -> Stage | None:
+        """Choosing on dev what a method's settings leave open; None where nothing is open."""
+        method = tuned_as(method)
+        if method not in self._choices:
+            self._choices[method] = self._choice(method)
+        return self._choices[method]
 
-    def evaluate(self, method: str, domain: str) -> Stage:
-        """Asking one method one domain's test questions."""
-        if (method, domain) not in self._evaluations:
-            self._evaluations[method, domain] = self._evaluation(method, domain)
-        return self._evaluations[method, domain]
+    def _choice(self, method: str) -> Stage | None:
+        if not open_settings(found := settings(method, self.config)):
+            return None
+        assert found is not None
+        trials = [Trial("base", "dev"), *(Trial(method, "dev", candidate) for candidate in candidates(found))]
+        return Stage(
+            "choose",
+            CHOOSE,
+            {
+                "method": method,
+                "evaluations": [
+                    self.evaluate(trial, domain).hash for trial in trials for domain in self.inputs.domains
+                ],
+            },
+        )
 
-    def _evaluation(self, method: str, domain: str) -> Stage:
+    def evaluate(self, trial: Trial, domain: str) -> Stage:
+        """Asking one method one domain's questions."""
+        if (trial, domain) not in self._evaluations:
+            self._evaluations[trial, domain] = self._evaluation(trial, domain)
+        return self._evaluations[trial, domain]
+
+    def _evaluation(self, trial: Trial, domain: str) -> Stage:
         benchmark = self.config.benchmark
         return Stage(
             "evaluate",
             EVALUATE,
             {
                 "model": self.model_key,
-                "method": self._method_key(method),
+                "method": self._method_key(trial),
                 "task": benchmark.task,
                 "domain": domain,
-                "records": self.inputs.test_part(domain).hash,
-                "examples": self.inputs.examples(domain),
+                "records": self.inputs.questions(trial.split, domain).hash,
+                "examples": self.inputs.examples(trial.split, domain),
                 "metric": benchmark.metric,
                 "batch_size": benchmark.batch_size,
                 "max_new_tokens": benchmark.max_new_tokens,
@@ -135,29 +166,77 @@ class Cell:
 
     @property
     def stages(self) -> list[Stage]:
-        """Every evaluation that the comparison rests on, method by method."""
-        return [self.evaluate(method, domain) for method in self.config.methods for domain in self.inputs.domains]
+        """Every evaluation that the comparison rests on, method by method, and then those of dev."""
+        return [self.evaluate(trial, domain) for trial, domain in self.asked]
 
-    def _method_key(self, method: str) -> Key:
-        steering = self.config.steering
+    @cached_property
+    def asked(self) -> list[tuple[Trial, str]]:
+        """Whom the comparison asks about which domain."""
+        dev: list[Trial] = []
+        for method in dict.fromkeys(map(tuned_as, self.config.methods)):
+            if open_settings(of := settings(method, self.config)):
+                assert of is not None
+                dev += [Trial("base", "dev"), *(Trial(method, "dev", candidate) for candidate in candidates(of))]
+        trials = [*map(Trial, self.config.methods), *dict.fromkeys(dev)]
+        asked = [(trial, domain) for trial in trials for domain in self.inputs.domains]
+        return asked + [(trial, self.config.domain) for trial in self.draws]
+
+    @property
+    def scored(self) -> list[Recipe]:
+        """The recipes whose experts are scored here, each once."""
+        recipes = [one for method in self.config.methods if (one := self.inputs.recipe(method))]
+        own = self.inputs.recipe("dsmoe") if self.config.discovery.profile else None
+        return list({(one.rule, one.domain): one for one in recipes if one != own}.values())
+
+    @property
+    def discovered(self) -> list[tuple[str, ...]]:
+        """The domains, alone or together, whose tokens' choices are counted here."""
+        found: dict[tuple[str, ...], None] = {}
+        for one in self.scored:
+            if not (self.config.discovery.profile and one.domain == self.config.domain):
+                found[(one.domain,)] = None
+            if rule_of(one.rule).contrasts:
+                found[self.inputs.contrast] = None
+        return list(found)
+
+    @property
+    def draws(self) -> list[Trial]:
+        """The random control's draws beside its first, on the target alone."""
+        if not {"dsmoe", "random"} <= set(self.config.methods):
+            return []
+        return [Trial("random", draw=draw) for draw in range(1, self.config.steering.random_draws)]
+
+    def _method_key(self, trial: Trial) -> Key:
+        method, config = trial.method, self.config
         if method == "base":
             return {}
-        if method == "sft":
-            adapter = self.inputs.own_adapter
-            return {"adapter": content_of(adapter) if adapter else self.fine_tune.hash}
-        if method == "steering":
+        if method == OWN:
             assert self.inputs.own_steering is not None
             return {"steering": self.inputs.own_steering.to_json()}
-        profile = self.config.discovery.profile
+        of = trial.settings or settings(method, config)
+        chosen = None if trial.settings else self.choose(method)
+        if isinstance(of, SftConfig):
+            return {"choice": chosen.hash} if chosen else {"adapter": self.fine_tune(of).hash}
+        if of is None:
+            assert self.inputs.own_adapter is not None
+            return {"adapter": content_of(self.inputs.own_adapter)}
+        found = self.inputs.recipe(method)
         key = {
-            "profile": content_of(Path(profile)) if profile else self.score.hash,
-            "num_experts": steering.num_experts,
-            "strength": steering.strength,
-            "mode": steering.mode,
-            "scale_back": steering.scale_back,
-            "layers": steering.layers,
+            "experts": self._experts_key(found, method),
+            "suggestion": asdict(found.suggestion) if found else None,
+            "choice": chosen.hash if chosen else None,
+            **{name: getattr(of, name) for name in ("num_experts", "strength", "mode", "scale_back", "layers")},
         }
-        return {**key, "random": self.config.seed} if method == "random" else key
+        return {**key, "random": self.config.seed + trial.draw} if method == "random" else key
+
+    def _experts_key(self, found: Recipe | None, method: str) -> str:
+        if found is None:
+            assert self.pretrain is not None
+            return f"{method} {self.config.domain} {self.pretrain.hash}"
+        discovery = self.config.discovery
+        if discovery.profile and found == self.inputs.recipe("dsmoe"):
+            return content_of(Path(discovery.profile))
+        return self.score(found.rule, found.domain).hash
 
     @property
     def content(self) -> Key:

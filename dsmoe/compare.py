@@ -2,6 +2,7 @@
 
 import math
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from dsmoe.domains.records import content_hash
 from dsmoe.evaluation.comparison import Outcome, compare, rows
 from dsmoe.evaluation.samples import Sample, write_samples
 from dsmoe.journal import Journal
+from dsmoe.methods import Trial
 from dsmoe.progress import Reporter
 from dsmoe.report.table import csv_text, markdown
-from dsmoe.results import Results
+from dsmoe.results import Results, Specificity
 from dsmoe.session import Answers, Session
 from dsmoe.stage import git_commit, is_finished, journal_file, versions, write_whole
 from dsmoe.steering.steering import Steering
@@ -30,10 +32,10 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         session = Session(cell, reporter, journal)
         samples: list[Sample] = []
         outcomes: list[Outcome] = []
-        # What cannot be steered is refused before anybody is asked a question.
-        steerings = {method: session.steering(method) for method in cell.config.methods}
+        # What cannot be steered is refused before anybody is asked a test question.
+        steerings = {trial.method: session.steering(trial) for trial in map(Trial, cell.config.methods)}
         for method, steering in steerings.items():
-            for answers in session.answers(method):
+            for answers in session.answers(Trial(method)):
                 samples += answers.samples
                 outcomes.append(_outcome(cell, answers, steering))
             if steering is not None:
@@ -44,6 +46,8 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
             provenance=_provenance(cell, session),
             rows=tuple(rows(outcomes)),
             comparisons=tuple(compare(outcomes, cell.config.seed)),
+            specificity=_specificity(cell, session),
+            choices={method: choice for method in cell.config.methods if (choice := session.choice(method))},
         )
         results.write(folder / "results.json")
         write_samples(samples, folder / "samples.parquet")
@@ -56,8 +60,9 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
 
 
 def _outcome(cell: Cell, answers: Answers, steering: Steering | None) -> Outcome:
-    """A method's right and wrong answers on one task."""
+    """A method's right answers on one task."""
     answered, first = answers.samples, answers.samples[0]
+    group = {record.id: record.group for record in cell.inputs.questions("test", first.domain).records}
     return Outcome(
         method=first.method,
         task=first.task,
@@ -66,13 +71,28 @@ def _outcome(cell: Cell, answers: Answers, steering: Steering | None) -> Outcome
         metric=cell.config.benchmark.metric,
         doc_ids=tuple(sample.doc_id for sample in answered),
         doc_hashes=tuple(sample.doc_hash for sample in answered),
-        correct=tuple(sample.score == 1 for sample in answered),
+        groups=tuple(group[sample.record_id] for sample in answered),
+        right=tuple(int(sample.score == 1) for sample in answered),
         chance=math.fsum(1 / sample.num_options for sample in answered) / len(answered),
         strength=steering.strength if steering else None,
         num_experts=steering.total_experts if steering else None,
         mode=steering.mode if steering else None,
         routing_changed=answers.routing_changed,
     )
+
+
+def _specificity(cell: Cell, session: Session) -> Specificity | None:
+    """Where dsmoe stands on the target among the random control's draws."""
+    if not cell.draws:
+        return None
+    trials = [Trial("dsmoe"), Trial("random"), *cell.draws]
+    value, *draws = (_accuracy(session.answers(trial, [cell.config.domain])) for trial in trials)
+    return Specificity(value, tuple(draws), sum(value > draw for draw in draws))
+
+
+def _accuracy(answers: Sequence[Answers]) -> float:
+    (one,) = answers
+    return math.fsum(sample.score for sample in one.samples) / len(one.samples)
 
 
 def _provenance(cell: Cell, session: Session) -> dict[str, Any]:
@@ -86,7 +106,11 @@ def _provenance(cell: Cell, session: Session) -> dict[str, Any]:
         "seeds": {"config": cell.config.seed},
         "data": {split: content_hash(getattr(splits, split)) for split in ("discover", "dev", "test")},
         "questions": {split: len(getattr(splits, split)) for split in ("discover", "dev", "test")},
-        "discovery": session.profile.report.to_json() if {"dsmoe", "random"} & methods else None,
+        "discovery": {
+            method: session.profile(recipe).report.to_json()
+            for method in cell.config.methods
+            if (recipe := cell.inputs.recipe(method))
+        },
         "fine_tuning": session.training() if "sft" in methods else None,
         "stages": sorted(str(stage.folder(Path("."))) for stage in cell.stages),
     }

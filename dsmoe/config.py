@@ -18,12 +18,16 @@ Device = Literal["auto", "cpu", "cuda"]
 Benchmark = Literal["option_text", "letter", "mmlu_pro"]
 Metric = Literal["acc", "acc_norm", "exact_match"]
 Mode = Literal["logit", "score", "gate", "force"]
-Method = Literal["base", "sft", "dsmoe", "random", "steering"]
+Span = Literal["prompt", "question", "options", "generated"]
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+"""In place of a number: chosen on dev, over the grid that stands beside it."""
 
 Count = Annotated[int, Gt(0)]
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 Share = Annotated[float, Interval(gt=0, lt=1)]
 Text = Annotated[str, MinLen(1)]
+Strength = Annotated[float, Interval(gt=-1, lt=math.inf)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 Launcher = Literal["slurm"]
 Tracking = Literal["offline", "online", "disabled"]
@@ -67,6 +71,8 @@ class PretrainConfig:
     """Peak learning rate of AdamW."""
     router_loss: Annotated[float, Interval(ge=0, lt=math.inf)]
     """Weight of the auxiliary load-balancing loss."""
+    planted_loss: Positive | None
+    """Weight of the routers' loss toward the planted experts of a positive control; null plants none."""
     seed: Seed
     """Seeds the weights and the order of the text."""
 
@@ -155,6 +161,14 @@ class DiscoveryConfig:
     """Tokens above this quantile of the pooled saliencies are important."""
     stop_words: str | tuple[str, ...]
     """Never important: english, a file with a word a line, or a list."""
+    span: Span
+    """Tokens that are counted: of the prompt, its question or its options, or those generated after it."""
+    max_new_tokens: Count
+    """Most tokens that are generated after a prompt, for span=generated."""
+    markers: Mapping[Text, float] = field(hash=False)
+    """Texts whose tokens rule rice scores by, each with its coefficient: +discovery.markers.TEXT=1."""
+    other_domain: str | None
+    """The domain of method other_domain; null takes the one after the target in the alphabet."""
     batch_tokens: Count
     """Padded tokens a forward and backward pass."""
     checkpointing: bool | None
@@ -167,10 +181,16 @@ class DiscoveryConfig:
 
 @dataclass(frozen=True, slots=True)
 class SteeringConfig:
-    strength: Annotated[float, Interval(gt=-1, lt=math.inf)]
-    """Steered experts count 1 + strength times; 0 changes nothing, below 0 suppresses."""
-    num_experts: Count | Share
-    """Experts to steer over all layers: a count, or a fraction below 1."""
+    strength: Strength | Auto
+    """Steered experts count 1 + strength times; 0 changes nothing, below 0 suppresses; auto chooses on dev."""
+    strength_grid: Annotated[tuple[Strength, ...], MinLen(1)]
+    """What strength=auto chooses from."""
+    num_experts: Count | Share | Auto
+    """Experts to steer over all layers: a count, or a fraction below 1; auto chooses on dev."""
+    num_experts_grid: Annotated[tuple[Count | Share, ...], MinLen(1)]
+    """What num_experts=auto chooses from."""
+    random_draws: Annotated[int, Ge(1)]
+    """Draws of method random on the target: the first stands in the table, dsmoe is ranked among all."""
     layers: tuple[int, int] | None
     """Only experts of these layers: [first,last], both counted in; null takes all."""
     mode: Mode
@@ -193,10 +213,14 @@ class SftConfig:
     """Rank of the LoRA matrices; below 1, the share of the model's parameters to train."""
     alpha: Positive
     """LoRA's scale: its matrices' product counts alpha / rank times."""
-    learning_rate: Positive
-    """Peak learning rate of AdamW."""
-    epochs: Count
-    """Passes over the training questions."""
+    learning_rate: Positive | Auto
+    """Peak learning rate of AdamW; auto chooses on dev."""
+    learning_rate_grid: Annotated[tuple[Positive, ...], MinLen(1)]
+    """What learning_rate=auto chooses from."""
+    epochs: Count | Auto
+    """Passes over the training questions; auto chooses on dev."""
+    epochs_grid: Annotated[tuple[Count, ...], MinLen(1)]
+    """What epochs=auto chooses from."""
     batch_size: Count
     """Questions a step."""
     train_size: Count | None
@@ -209,6 +233,18 @@ class SftConfig:
             raise ValueError(
                 f"processes is {self.processes}, but a step has only batch_size={self.batch_size} questions"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationConfig:
+    seeds: Count
+    """Planted models on which rules are to find the truth, with seeds from 0."""
+    strength: Strength
+    """At which their found experts are steered."""
+    studies: Count
+    """Studies that are made from kept answers, for each true gain."""
+    effects: Annotated[tuple[Share, ...], MinLen(1)]
+    """True gains on the target, as fractions, whose finding is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,13 +340,14 @@ class Config:
     discovery: DiscoveryConfig
     steering: SteeringConfig
     sft: SftConfig
+    calibration: CalibrationConfig
     paths: PathsConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
     domain: Text
     """The target domain."""
-    methods: Annotated[tuple[Method, ...], MinLen(1)]
-    """What is compared: base, sft, dsmoe, random, steering."""
+    methods: Annotated[tuple[Text, ...], MinLen(1)]
+    """What is compared: base, sft, dsmoe, other rules as their papers steer, random, other_domain, oracle, steering."""
     study: str
     """The folder of this study's cells below paths.results."""
     seed: Seed

@@ -6,8 +6,10 @@ from functools import lru_cache
 from typing import Any
 
 from dsmoe.cell import Cell
+from dsmoe.config import AUTO, SftConfig
 from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
 from dsmoe.inputs import Part
+from dsmoe.methods import candidates, settings
 from dsmoe.models.duration import Work, backward, forward, tokens_of, training
 from dsmoe.models.forwards import CHECKPOINTING_FROM
 from dsmoe.models.needs import EXAMPLES, GENERATES, Needs, needs
@@ -38,7 +40,7 @@ class Effort:
 
 
 def efforts(cell: Cell) -> list[Effort]:
-    """All stages that the cell stands on."""
+    """All stages that the cell stands on, each once, in the order in which they are wanted."""
     config, model, key = cell.config, needs(cell.config), stable_hash(cell.model_key)
     found = []
     if cell.pretrain is not None:
@@ -46,21 +48,26 @@ def efforts(cell: Cell) -> list[Effort]:
         assert pretrain is not None
         work = training(model, pretrain.steps * pretrain.batch_tokens, pretrain.steps)
         found.append(Effort(cell.pretrain, key, work))
-    if cell.discovers:
-        tokens = _discovery_tokens(cell.inputs.discover_part)
+    for domains in cell.discovered:
+        tokens = _discovery_tokens(cell.inputs.discover_part(domains))
         passes = math.ceil(tokens / config.discovery.batch_tokens)
-        found.append(Effort(cell.discover, key, backward(model, tokens, passes, model.checkpointing)))
-        found.append(Effort(cell.score, key, Work()))
-    if cell.config.fine_tunes:
-        found.append(Effort(cell.fine_tune, key, _fine_tuning(cell, model)))
-    for method in config.methods:
-        for domain in cell.inputs.domains:
-            found.append(Effort(cell.evaluate(method, domain), key, _evaluation(cell, model, domain), method, domain))
-    return found
+        found.append(Effort(cell.discover(domains), key, backward(model, tokens, passes, model.checkpointing)))
+    found += [Effort(cell.score(one.rule, one.domain), key, Work()) for one in cell.scored]
+    of = settings("sft", config) if config.fine_tunes else None
+    for sft in candidates(of) if of is not None else ():
+        assert isinstance(sft, SftConfig)
+        found.append(Effort(cell.fine_tune(sft), key, _fine_tuning(cell, model, sft)))
+    for trial, domain in cell.asked:
+        work = _evaluation(cell, model, trial.split, domain)
+        found.append(Effort(cell.evaluate(trial, domain), key, work, trial.name, domain))
+    chosen_on_dev = [stage for method in config.methods if (stage := cell.choose(method))]
+    found += [Effort(stage, key, Work()) for stage in chosen_on_dev]
+    return list({effort.stage.hash: effort for effort in found}.values())
 
 
-def _fine_tuning(cell: Cell, model: Needs) -> Work:
-    sft, part = cell.config.sft, cell.inputs.train_part
+def _fine_tuning(cell: Cell, model: Needs, sft: SftConfig) -> Work:
+    part = cell.inputs.train_part
+    assert sft.epochs != AUTO
     sequences, tokens = _evaluation_tokens(part, cell.inputs.scoring)
     right, batches = tokens * len(part.records) / sequences, math.ceil(len(part.records) / sft.batch_size)
     trained = backward(model, sft.epochs * right, sft.epochs * batches, model.parameters >= CHECKPOINTING_FROM)
@@ -68,8 +75,8 @@ def _fine_tuning(cell: Cell, model: Needs) -> Work:
     return trained + forward(model, 2 * tokens, 2 * math.ceil(sequences / sft.batch_size))
 
 
-def _evaluation(cell: Cell, model: Needs, domain: str) -> Work:
-    benchmark, part = cell.config.benchmark, cell.inputs.test_part(domain)
+def _evaluation(cell: Cell, model: Needs, split: str, domain: str) -> Work:
+    benchmark, part = cell.config.benchmark, cell.inputs.questions(split, domain)
     if benchmark.task in GENERATES:
         questions = len(part.records)
         _, shown = _evaluation_tokens(part, "letter")

@@ -49,6 +49,12 @@ VERBS = {
         "dsmoe.verbs:evaluate",
         overrides=("methods=[base]",),
     ),
+    "calibrate": Verb(
+        "how often the instrument is right and wrong: planted truth, false alarms, power; about half an hour",
+        "dsmoe calibrate domain=chemistry",
+        "dsmoe.calibrate:calibrate",
+        overrides=("model=planted", "steering.strength=auto"),
+    ),
     "export": Verb(
         "write a steering for use elsewhere: a folder that dsmoe.load_steered or transformers loads",
         "dsmoe export domain=chemistry steering.strength=4 paths.export=FOLDER",

@@ -4,26 +4,32 @@ Nothing here writes, and no weights are loaded.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from dsmoe import plugins
 from dsmoe.baselines.adapter import check_adapter
-from dsmoe.config import BenchmarkConfig, Config, DatasetConfig
-from dsmoe.discovery.discover import RULES
+from dsmoe.config import AUTO, BenchmarkConfig, Config, DatasetConfig, SteeringConfig
 from dsmoe.discovery.profile import ExpertProfile
+from dsmoe.discovery.rule import rule_of
 from dsmoe.domains.prompts import Scoring
 from dsmoe.domains.records import Record, content_hash
 from dsmoe.domains.splits import Splits, split_records
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
+from dsmoe.methods import ORACLE, Recipe, candidates, known, open_settings, recipe, settings, suggestion
 from dsmoe.models.checkpoint import content_of, model_config
 from dsmoe.models.fit import check_fits, check_processes, machine
 from dsmoe.models.load import router_shape
 from dsmoe.models.needs import needs
-from dsmoe.steering.steering import Steering, check_mode, expert_count, in_window
+from dsmoe.models.routers import RouterShape
+from dsmoe.steering.selection import expert_count, in_window
+from dsmoe.steering.steering import Steering, check_mode
 
+FEWEST = 50
+"""Dev questions of the target on which something may be chosen."""
 SOURCES = "dsmoe.domains.sources"
 TASKS = "dsmoe.evaluation.tasks"
 
@@ -38,7 +44,7 @@ def _warn(line: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Records of one split and domain; the same object for all cells of a sweep that mean the same."""
+    """Records of one split and some domains; the same object for all cells of a sweep that mean the same."""
 
     records: tuple[Record, ...]
 
@@ -55,9 +61,10 @@ def _split(config: DatasetConfig, content: str | None) -> Splits:
 
 
 @lru_cache(maxsize=1024)
-def _part(config: DatasetConfig, content: str | None, split: str, domain: str, limit: int | None) -> Part:
-    """The first `limit` records of a split and domain."""
-    return Part(tuple(_split(config, content).of(split, domain, limit)))
+def _part(config: DatasetConfig, content: str | None, split: str, domains: tuple[str, ...], limit: int | None) -> Part:
+    """The first `limit` records of a split and each domain."""
+    splits = _split(config, content)
+    return Part(tuple(record for domain in domains for record in splits.of(split, domain, limit)))
 
 
 @lru_cache(maxsize=1024)
@@ -79,6 +86,7 @@ class Inputs:
         self.config = config
         self._check_names()
         self._check_domains()
+        self._check_evidence()
         self._check_model()
 
     @cached_property
@@ -91,9 +99,9 @@ class Inputs:
         path = self.config.dataset.path
         return content_of(Path(path)) if path and Path(path).is_file() else None
 
-    def part(self, split: str, domain: str, limit: int | None) -> Part:
-        """The first `limit` records of a split and domain, None for all."""
-        return _part(self.config.dataset, self._content, split, domain, limit)
+    def _part(self, split: str, domains: Sequence[str], limit: int | None) -> Part:
+        """The first `limit` records of a split and each domain, None for all."""
+        return _part(self.config.dataset, self._content, split, tuple(domains), limit)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -104,26 +112,42 @@ class Inputs:
         return (self.config.domain, *others)
 
     @property
-    def discover_part(self) -> Part:
-        """What experts are discovered on."""
-        return self.part("discover", self.config.domain, self.config.discovery.limit)
+    def contrast(self) -> tuple[str, ...]:
+        """All domains but the target: what rules that contrast hold it against."""
+        return tuple(domain for domain in self.splits.domains if domain != self.config.domain)
+
+    @cached_property
+    def other_domain(self) -> str:
+        """Whose experts the control of that name steers: by default the domain after the target in the alphabet."""
+        if self.config.discovery.other_domain is not None:
+            return self.config.discovery.other_domain
+        domains = self.splits.domains
+        return domains[(domains.index(self.config.domain) + 1) % len(domains)]
+
+    def recipe(self, method: str) -> Recipe | None:
+        """What a method steers by; None for those that need no discovery."""
+        return recipe(method, self.config, self.other_domain)
+
+    def discover_part(self, domains: Sequence[str]) -> Part:
+        """What experts for these domains, together, are discovered on."""
+        return self._part("discover", domains, self.config.discovery.limit)
 
     @property
     def train_part(self) -> Part:
         """What the SFT baseline learns from."""
-        return self.part("discover", self.config.domain, self.config.sft.train_size)
+        return self._part("discover", [self.config.domain], self.config.sft.train_size)
 
-    def test_part(self, domain: str) -> Part:
-        """What methods are compared on."""
-        return self.part("test", domain, self.config.benchmark.limit)
+    def questions(self, split: str, domain: str) -> Part:
+        """What methods are compared on (test), or what choices are made on (dev)."""
+        return self._part(split, [domain], self.config.benchmark.limit if split == "test" else None)
 
-    def task(self, domain: str) -> Task:
-        """The domain's test questions as lm-eval wants them."""
-        return _task(self.config.benchmark, self.config.dataset, self.test_part(domain), domain)
+    def task(self, split: str, domain: str) -> Task:
+        """A split's questions of a domain as lm-eval wants them."""
+        return _task(self.config.benchmark, self.config.dataset, self.questions(split, domain), domain)
 
-    def examples(self, domain: str) -> str:
+    def examples(self, split: str, domain: str) -> str:
         """A hash of what the model is shown beside them."""
-        return _examples(self.config.benchmark, self.config.dataset, self.test_part(domain), domain)
+        return _examples(self.config.benchmark, self.config.dataset, self.questions(split, domain), domain)
 
     @property
     def scoring(self) -> Scoring:
@@ -149,7 +173,11 @@ class Inputs:
         return None if path is None else Path(path)
 
     def _check_names(self) -> None:
-        plugins.load(RULES, self.config.discovery.rule, "discovery.rule")
+        rule_of(self.config.discovery.rule)
+        for method in self.config.methods:
+            if method not in known():
+                near = plugins.did_you_mean(method, known())
+                raise InputError(f"methods: {method!r} is not one of {', '.join(known())}{near}")
         benchmark = self.config.benchmark
         metrics = plugins.load(TASKS, benchmark.task, "benchmark.task").METRICS
         if benchmark.metric not in metrics:
@@ -158,19 +186,43 @@ class Inputs:
             )
 
     def _check_domains(self) -> None:
-        target, methods, known = self.config.domain, set(self.config.methods), self.splits.domains
+        target = self.config.domain
         for key, domain in (("domain", target), *(("benchmark.non_target", d) for d in self.domains[1:])):
-            if domain not in known:
-                near = plugins.did_you_mean(domain, known)
-                raise InputError(f"{key}: {domain!r} is not one of {', '.join(known)}{near}")
-            if not self.test_part(domain).records:
+            self._check_domain(key, domain)
+            if not self.questions("test", domain).records:
                 raise InputError(f"{key}: {domain!r} has no test questions")
         if len(set(self.domains)) < len(self.domains):
             twice = ", ".join(self.domains)
             raise InputError(f"benchmark.non_target: a domain is named twice, or is the target: {twice}")
-        discovers = bool({"dsmoe", "random"} & methods) and self.own_profile is None
-        if (discovers or self.config.fine_tunes) and not self.discover_part.records:
-            raise InputError(f"domain: {target!r} has no questions in the discover split")
+        if "other_domain" in self.config.methods:
+            key = "discovery.other_domain"
+            self._check_domain(key, self.other_domain)
+            if self.other_domain == target:
+                raise InputError(f"{key}: {target!r} is the target domain; name another, or leave out the method")
+
+    def _check_domain(self, key: str, domain: str) -> None:
+        if domain not in (named := self.splits.domains):
+            raise InputError(f"{key}: {domain!r} is not one of {', '.join(named)}{plugins.did_you_mean(domain, named)}")
+
+    def _check_evidence(self) -> None:
+        """Refuse what has no questions to learn from, or too few to choose on."""
+        config = self.config
+        found = [one for method in config.methods if (one := self.recipe(method))]
+        if self.own_profile is not None:
+            found = [one for one in found if one.domain != config.domain]
+        wanted = {one.domain for one in found} | ({config.domain} if config.fine_tunes else set())
+        for domain in sorted(wanted):
+            if not self.discover_part([domain]).records:
+                raise InputError(f"domain: {domain!r} has no questions in the discover split")
+        for one in found:
+            if rule_of(one.rule).contrasts and not self.discover_part(self.contrast).records:
+                raise InputError(f"methods: {one.rule} holds {config.domain!r} against other domains; there are none")
+        opened = [name for method in config.methods for name in open_settings(settings(method, config))]
+        if opened and (questions := len(self.questions("dev", config.domain).records)) < FEWEST:
+            raise InputError(
+                f"{'sft' if opened[0] in ('epochs', 'learning_rate') else 'steering'}.{opened[0]}: auto chooses on the "
+                f"{questions} dev questions of {config.domain!r}; it wants at least {FEWEST}"
+            )
 
     def _check_model(self) -> None:
         there = machine(self.config.cluster, self.config.model)
@@ -178,17 +230,29 @@ class Inputs:
             _warn(line)
         check_processes(self.config, there)
         shape = router_shape(self.config.model)
-        steering = self.config.steering
-        check_mode(steering.mode, shape.architecture)
-        experts = {layer: count for layer, count in shape.num_experts.items() if in_window(layer, steering.layers)}
-        expert_count(steering.num_experts, sum(experts.values()), steering.layers)
+        for method in {"dsmoe": None, **dict.fromkeys(self.config.methods)}:
+            if isinstance(of := settings(method, self.config), SteeringConfig):
+                for steering in candidates(of):
+                    assert isinstance(steering, SteeringConfig)
+                    self._check_steering(method, steering, shape)
+        pretrain = self.config.model.pretrain
+        if ORACLE in self.config.methods and (pretrain is None or pretrain.planted_loss is None):
+            raise InputError("methods: oracle steers planted experts, and this model has none; choose model=planted")
         if self.own_steering is not None:
             self.own_steering.check_fit(shape)
-        if self.own_profile is not None:
-            Steering.of_config(self.own_profile, steering).check_fit(shape)
         if self.own_adapter is not None:
             check_adapter(self.own_adapter)
             if self.config.model.path is not None:
                 from dsmoe.baselines.lora import check_fit
 
                 check_fit(self.own_adapter, model_config(self.config.model))
+
+    def _check_steering(self, method: str, steering: SteeringConfig, shape: RouterShape) -> None:
+        """Raise InputError where a method cannot steer so, as far as that can be known before discovery."""
+        fixed = suggestion(method)
+        check_mode(fixed.mode or steering.mode, shape.architecture)
+        experts = {layer: count for layer, count in shape.num_experts.items() if in_window(layer, steering.layers)}
+        assert steering.num_experts != AUTO
+        expert_count(steering.num_experts, sum(experts.values()), steering.layers)
+        if self.own_profile is not None and method == "dsmoe":
+            Steering.suggested(self.own_profile, steering).check_fit(shape)

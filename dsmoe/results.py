@@ -8,7 +8,7 @@ import json
 import os
 import textwrap
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -19,7 +19,7 @@ Verdict = Literal["better", "worse", "no evidence"]
 Family = Literal["primary", "secondary"]
 HarmVerdict = Literal["non-inferior", "harmed", "undecided"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHANCE = "chance"
 """The method of rows that show what guessing gives."""
 POOLED_TASK = "non-target"
@@ -71,7 +71,8 @@ class Harm:
 class Comparison:
     """A method against a baseline on the same n questions; task and domain are None where non-target tasks are pooled.
 
-    `gained` counts the questions that only the method has right, `lost` those that only the baseline has right.
+    `groups` counts the groups of questions that share a source. `gained` counts the questions that the method has right
+    more often, `lost` those that the baseline has.
     """
 
     method: str
@@ -80,6 +81,7 @@ class Comparison:
     domain: str | None
     role: Role
     n: int
+    groups: int
     delta: float
     ci_low: float
     ci_high: float
@@ -94,14 +96,29 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Specificity:
+    """Where dsmoe stands on the target among draws of as many random experts in each layer: shares answered right."""
+
+    value: float
+    draws: tuple[float, ...]
+    above: int
+    """Draws that dsmoe is above."""
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
-    """All that a cell found. `config` and `provenance` are JSON objects of any content."""
+    """All that a cell found. `config` and `provenance` are JSON objects of any content.
+
+    `choices` maps a method to what was chosen for it on dev, and the curve that it was chosen from.
+    """
 
     cell: str
     config: dict[str, Any]
     provenance: dict[str, Any]
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
+    specificity: Specificity | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
@@ -134,7 +151,8 @@ class Results:
         _validate(document, path)
         rows = tuple(_row(**fields) for fields in document.pop("rows"))
         comparisons = tuple(_comparison(**fields) for fields in document.pop("comparisons"))
-        return cls(**document, rows=rows, comparisons=comparisons)
+        specificity = _specificity(document.pop("specificity"))
+        return cls(**document, rows=rows, comparisons=comparisons, specificity=specificity)
 
 
 def _row(routing_changed: dict[str, int] | None, **fields: Any) -> Row:
@@ -143,6 +161,10 @@ def _row(routing_changed: dict[str, int] | None, **fields: Any) -> Row:
 
 def _comparison(harm: dict[str, Any] | None, **fields: Any) -> Comparison:
     return Comparison(**fields, harm=Harm(**harm) if harm is not None else None)
+
+
+def _specificity(fields: dict[str, Any] | None) -> Specificity | None:
+    return None if fields is None else Specificity(fields["value"], tuple(fields["draws"]), fields["above"])
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -8,16 +8,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsmoe import plugins
 from dsmoe.cell import Cell
-from dsmoe.discovery.discover import RULES, discover
+from dsmoe.config import AUTO, SftConfig, SteeringConfig
+from dsmoe.discovery.discover import discover
 from dsmoe.discovery.profile import ExpertProfile
+from dsmoe.discovery.rule import rule_of
 from dsmoe.domains import world
 from dsmoe.effort import Effort, efforts
-from dsmoe.errors import InputError
 from dsmoe.evaluation.evaluate import evaluate
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
 from dsmoe.journal import Journal
+from dsmoe.methods import ORACLE, OWN, UNSTEERED, Recipe, Settings, Trial, settings, tuned_as
 from dsmoe.models.load import LoadedModel, let_go, load_model, router_shape
 from dsmoe.progress import Advance, Reporter
 from dsmoe.results import RoutingChange
@@ -25,6 +26,7 @@ from dsmoe.stage import Stage, is_finished, stable_hash
 from dsmoe.steering.steer import steer
 from dsmoe.steering.steering import Steering
 from dsmoe.steering.watch import RoutingWatch
+from dsmoe.tuning import as_chosen, read_choice, write_choice
 
 if TYPE_CHECKING:
     from dsmoe.baselines.sft import Report, Training
@@ -52,7 +54,6 @@ class Session:
         self.reporter = reporter
         self.journal = journal or Journal(None, asdict(cell.node))
         self._folders: dict[str, Path] = {}
-        self._steerings: dict[str, Steering | None] = {}
 
     def _run(self, stage: Stage, make: Callable[[Path], None]) -> Path:
         if stage.hash not in self._folders:
@@ -101,18 +102,23 @@ class Session:
 
         return self._run(stage, make)
 
-    def discovered(self) -> Path:
-        """The target domain's routing counts, as an expert profile."""
+    def discovered(self, domains: Sequence[str]) -> Path:
+        """These domains' routing counts, as an expert profile."""
+        stage = self.cell.discover(domains)
 
         def make(folder: Path) -> None:
             discovery, model = self.config.discovery, self.loaded
-            with self._work(self.cell.discover, f"discover: experts for {self.config.domain}") as advance:
+            with self._work(stage, f"discover: experts for {', '.join(domains)}") as advance:
                 profile = discover(
                     model.model,
                     model.tokenizer,
-                    self.cell.inputs.discover_part.records,
+                    self.cell.inputs.discover_part(domains).records,
+                    rule="frequency",
                     quantile=discovery.quantile,
                     stop_words=discovery.stop_words,
+                    span=discovery.span,
+                    max_new_tokens=discovery.max_new_tokens,
+                    markers=sorted(discovery.markers),
                     batch_tokens=discovery.batch_tokens,
                     checkpointing=discovery.checkpointing,
                     folder=folder,
@@ -120,34 +126,41 @@ class Session:
                 )
             profile.save(folder / PROFILE)
 
-        return self._run(self.cell.discover, make) / PROFILE
+        return self._run(stage, make) / PROFILE
 
-    def profile_path(self) -> Path:
-        """The expert profile by the config's rule, or the user's own."""
-        if self.config.discovery.profile is not None:
-            return Path(self.config.discovery.profile)
+    def profile_path(self, recipe: Recipe) -> Path:
+        """The expert profile by a recipe's rule and for its domain, or the user's own."""
+        own = self.config.discovery.profile if recipe.domain == self.config.domain else None
+        if own is not None and recipe == self.cell.inputs.recipe("dsmoe"):
+            return Path(own)
 
         def make(folder: Path) -> None:
-            rule = self.config.discovery.rule
-            profile = ExpertProfile.load(self.discovered())
-            scores = plugins.load(RULES, rule, "discovery.rule").score(profile.counts, self.config.seed)
-            profile.rescored(rule, scores, self.config.seed).save(folder / PROFILE)
+            contrasts = rule_of(recipe.rule).contrasts
+            counted = ExpertProfile.load(own or self.discovered([recipe.domain]))
+            counted.scored(
+                recipe.rule,
+                contrast=ExpertProfile.load(self.discovered(self.cell.inputs.contrast)) if contrasts else None,
+                markers=self.config.discovery.markers,
+                seed=self.config.seed,
+            ).save(folder / PROFILE)
 
-        return self._run(self.cell.score, make) / PROFILE
+        return self._run(self.cell.score(recipe.rule, recipe.domain), make) / PROFILE
 
-    @cached_property
-    def profile(self) -> ExpertProfile:
-        """The expert profile that methods `dsmoe` and `random` steer by."""
-        return ExpertProfile.load(self.profile_path())
+    def profile(self, recipe: Recipe) -> ExpertProfile:
+        """The expert profile that a recipe steers by."""
+        return ExpertProfile.load(self.profile_path(recipe))
 
-    def adapter(self) -> Path:
+    def adapter(self, sft: SftConfig) -> Path:
         """The SFT baseline's adapter, or the user's own."""
-        if self.config.sft.adapter is not None:
-            return Path(self.config.sft.adapter)
+        if sft.adapter is not None:
+            return Path(sft.adapter)
+        stage = self.cell.fine_tune(sft)
 
         def make(folder: Path) -> None:
-            with self._work(self.cell.fine_tune, f"fine-tune: on {self.config.domain}") as advance:
-                training = self._fine_tune(folder, lambda step, total, loss: advance(step, total, f"loss {loss:.2f}"))
+            with self._work(stage, f"fine-tune: on {self.config.domain}") as advance:
+                training = self._fine_tune(
+                    sft, folder, lambda step, total, loss: advance(step, total, f"loss {loss:.2f}")
+                )
             (folder / TRAINING).write_text(json.dumps(asdict(training), indent=2) + "\n", encoding="utf-8")
             self.reporter.say(
                 f"fine-tune: {training.share:.1%} of the parameters, loss {training.losses[0]:.2f} to "
@@ -155,15 +168,33 @@ class Session:
                 f"{training.accuracy_after:.0%} after"
             )
 
-        return self._run(self.cell.fine_tune, make)
+        return self._run(stage, make)
 
-    def _fine_tune(self, folder: Path, report: "Report") -> "Training":
+    def choice(self, method: str) -> dict[str, Any] | None:
+        """What was chosen on dev for a method, with the curve; None where its settings leave nothing open."""
+        stage, method = self.cell.choose(method), tuned_as(method)
+        if stage is None:
+            return None
+        of = settings(method, self.config)
+        assert of is not None
+
+        def ask(trial: Trial) -> Sequence[Sequence[Sample]]:
+            return [answers.samples for answers in self.answers(trial)]
+
+        return read_choice(self._run(stage, lambda folder: write_choice(folder, method, of, ask)))
+
+    def settings(self, method: str) -> Settings | None:
+        """What a method is set to, with what was chosen on dev for what its config leaves open."""
+        of, chosen = settings(tuned_as(method), self.config), self.choice(method)
+        return of if of is None or chosen is None else as_chosen(of, chosen["chosen"])
+
+    def _fine_tune(self, sft: SftConfig, folder: Path, report: "Report") -> "Training":
         """Train the adapter here, or by several processes, to which the memory of the model that is loaded is left."""
         from dsmoe.baselines.sft import fine_tune
         from dsmoe.baselines.together import Task, fine_tune_together
 
         records, scoring = self.cell.inputs.train_part.records, self.cell.inputs.scoring
-        sft, seed = self.config.sft, self.config.seed
+        seed = self.config.seed
         if sft.processes == 1:
             model = self.loaded
             return fine_tune(model.model, model.tokenizer, records, scoring, sft, seed, folder, report)
@@ -178,31 +209,49 @@ class Session:
         """What fine-tuning did, None where the user brought an adapter."""
         if self.cell.inputs.own_adapter is not None:
             return None
-        training: dict[str, Any] = json.loads((self.adapter() / TRAINING).read_text(encoding="utf-8"))
+        adapter = self.adapter(self._sft(Trial("sft")))
+        training: dict[str, Any] = json.loads((adapter / TRAINING).read_text(encoding="utf-8"))
         return training
 
-    def steering(self, method: str) -> Steering | None:
-        """What `method` steers, None if it does not."""
-        if method not in self._steerings:
-            self._steerings[method] = self._steering(method)
-        return self._steerings[method]
-
-    def _steering(self, method: str) -> Steering | None:
-        config = self.config.steering
-        if method == "steering":
-            return self.cell.inputs.own_steering
-        if method not in ("dsmoe", "random"):
+    def steering(self, trial: Trial) -> Steering | None:
+        """What a trial steers, None if it does not."""
+        method = trial.method
+        if method in UNSTEERED:
             return None
-        steering = Steering.of_config(self.profile, config)
+        if method == OWN:
+            return self.cell.inputs.own_steering
+        config = trial.settings or self.settings(method)
+        assert isinstance(config, SteeringConfig)
+        if method == ORACLE:
+            return self._planted(config)
+        recipe = self.cell.inputs.recipe(method)
+        assert recipe is not None
+        steering = Steering.suggested(self.profile(recipe), config, recipe.suggestion)
         steering.check_fit(router_shape(self.config.model))
-        return steering.random_control(self.config.seed) if method == "random" else steering
+        return steering.random_control(self.config.seed + trial.draw) if method == "random" else steering
+
+    def _planted(self, config: SteeringConfig) -> Steering:
+        """The target domain's planted experts, steered as the config says."""
+        from dsmoe.models.planted import PLANTED, PlantedExperts
+
+        shape = router_shape(self.config.model)
+        assert config.strength != AUTO
+        return Steering(
+            PlantedExperts.load(self.pretrained() / PLANTED).of(self.config.domain),
+            config.strength,
+            config.mode,
+            config.scale_back,
+            architecture=shape.architecture,
+            num_layers=shape.num_layers,
+            origin={"planted": self.config.domain},
+        )
 
     @contextmanager
-    def applied(self, method: str) -> Iterator[tuple[LoadedModel, RoutingWatch | None]]:
-        """The model as `method` makes it, watched where it is steered."""
-        steering = self.steering(method)
+    def applied(self, trial: Trial) -> Iterator[tuple[LoadedModel, RoutingWatch | None]]:
+        """The model as a trial's method makes it, watched where it is steered."""
+        steering = self.steering(trial)
         # What fine-tunes may want the memory of the model that is loaded.
-        adapter = self.adapter() if method == "sft" else None
+        adapter = self.adapter(self._sft(trial)) if trial.method == "sft" else None
         loaded = self.loaded
         if steering is not None:
             with steer(loaded.model, steering) as watch:
@@ -212,29 +261,33 @@ class Session:
 
             with adapted(loaded.model, adapter) as model:
                 yield LoadedModel(model, loaded.tokenizer), None
-        elif method == "base":
-            yield loaded, None
         else:
-            raise InputError(f"methods: {method!r} is not known")
+            yield loaded, None
 
-    def answers(self, method: str) -> list[Answers]:
-        """Every test question as `method` answered it, the target domain first; only what is missing is asked."""
-        stages = {domain: self.cell.evaluate(method, domain) for domain in self.cell.inputs.domains}
+    def _sft(self, trial: Trial) -> SftConfig:
+        """How a trial fine-tunes; with an adapter of one's own, as configured."""
+        of = trial.settings or self.settings("sft") or self.config.sft
+        assert isinstance(of, SftConfig)
+        return of
+
+    def answers(self, trial: Trial, domains: Sequence[str] | None = None) -> list[Answers]:
+        """Every question as a trial answered it, the target domain first; only what is missing is asked."""
+        asked = self.cell.inputs.domains if domains is None else domains
+        stages = {domain: self.cell.evaluate(trial, domain) for domain in asked}
         finished = {domain for domain, stage in stages.items() if is_finished(stage.folder(self.cell.results))}
         for domain in sorted(finished):
             stages[domain].of(self.journal).write("reused")
         if missing := [domain for domain in stages if domain not in finished]:
-            with self.applied(method) as (loaded, watch):
+            with self.applied(trial) as (loaded, watch):
                 for domain in missing:
-                    self._run(stages[domain], partial(self._ask, method, domain, loaded, watch))
+                    self._run(stages[domain], partial(self._ask, trial, domain, loaded, watch))
         return [_read_answers(stage.folder(self.cell.results)) for stage in stages.values()]
 
-    def _ask(self, method: str, domain: str, loaded: LoadedModel, watch: RoutingWatch | None, folder: Path) -> None:
-        benchmark = self.config.benchmark
-        stage = self.cell.evaluate(method, domain)
-        with self._work(stage, f"evaluate: {method} on {domain}") as advance:
+    def _ask(self, trial: Trial, domain: str, loaded: LoadedModel, watch: RoutingWatch | None, folder: Path) -> None:
+        benchmark, task = self.config.benchmark, self.cell.inputs.task(trial.split, domain)
+        with self._work(self.cell.evaluate(trial, domain), f"evaluate: {trial.name} on {domain}") as advance:
             samples: Sequence[Sample] = evaluate(
-                loaded, self.cell.inputs.task(domain), method, benchmark.metric, benchmark.batch_size, advance
+                loaded, task, trial.method, benchmark.metric, benchmark.batch_size, advance
             )
         write_samples(samples, folder / SAMPLES)
         if watch is not None:

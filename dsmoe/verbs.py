@@ -15,8 +15,10 @@ from dsmoe.compose import Composed
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.errors import InputError
 from dsmoe.jobs import launch
+from dsmoe.methods import Trial, steers
 from dsmoe.models.fit import check_nodes
 from dsmoe.progress import Reporter, plain_warnings
+from dsmoe.report.seeds import by_seed, seeds_table
 from dsmoe.report.table import rich_table
 from dsmoe.results import Results
 from dsmoe.session import Session
@@ -25,12 +27,11 @@ from dsmoe.steering.export import BAKED, write_export
 from dsmoe.steering.steering import Steering
 
 BEST = 10
-EXPORTED = ("dsmoe", "random", "steering")
 
 
 def compare(composed: Sequence[Composed]) -> int:
     """Run every cell, one after the other, and show its table, or launch them as jobs. All are checked before."""
-    reporter, console = _outputs()
+    reporter, console = outputs()
 
     def show(folder: Path) -> None:
         console.print(rich_table(Results.read(folder / "results.json")))
@@ -46,6 +47,8 @@ def compare(composed: Sequence[Composed]) -> int:
             reporter.say(f"cell {number} of {len(cells)}: {' '.join(one.overrides)}")
         run_cell(cell, reporter)
         show(cell.folder)
+    for alike in by_seed([Results.read(cell.folder / "results.json") for cell in cells]):
+        console.print(seeds_table(alike))
     return 0
 
 
@@ -59,9 +62,12 @@ def evaluate(composed: Sequence[Composed]) -> int:
 
 def discover(composed: Sequence[Composed]) -> int:
     """Write the target domain's expert profile and show the experts that would be steered first."""
-    reporter, console = _outputs()
-    one = _in_process("discover", composed)
-    path = Session(Cell(one.config), reporter).profile_path()
+    reporter, console = outputs()
+    one = in_process("discover", composed)
+    cell = Cell(one.config)
+    recipe = cell.inputs.recipe("dsmoe")
+    assert recipe is not None
+    path = Session(cell, reporter).profile_path(recipe)
     profile = ExpertProfile.load(path)
     report = profile.report
     table = Table(title=Text(f"experts for {profile.domain} by rule {profile.rule}"), title_justify="left")
@@ -85,17 +91,17 @@ def discover(composed: Sequence[Composed]) -> int:
 
 def export(composed: Sequence[Composed]) -> int:
     """Write what one method steers into a folder of its own, for use elsewhere."""
-    reporter, console = _outputs()
-    one = _in_process("export", composed)
+    reporter, console = outputs()
+    one = in_process("export", composed)
     key, config = "paths.export", one.config
-    if len(config.methods) != 1 or config.methods[0] not in EXPORTED:
-        raise InputError(f"methods: export takes one of {', '.join(EXPORTED)}, not {', '.join(config.methods)}")
+    if len(config.methods) != 1 or not steers(config.methods[0]):
+        raise InputError(f"methods: export takes one that steers, such as dsmoe, not {', '.join(config.methods)}")
     if config.paths.export is None:
         raise InputError(f"{key}: export wants a new folder; add {key}=FOLDER")
     folder = Path(config.paths.export).resolve()
     check_new(folder, key)
     session = Session(Cell(config), reporter)
-    steering = session.steering(config.methods[0])
+    steering = session.steering(Trial(config.methods[0]))
     assert steering is not None
     model = config.model
     if model.pretrain is not None:
@@ -106,14 +112,15 @@ def export(composed: Sequence[Composed]) -> int:
     return 0
 
 
-def _in_process(verb: str, composed: Sequence[Composed]) -> Composed:
+def in_process(verb: str, composed: Sequence[Composed]) -> Composed:
+    """The one config of a verb that no launcher runs. Raises InputError where one is chosen."""
     (one,) = composed
     if one.launcher is not None:
         raise InputError(f"hydra/launcher: {verb} runs here; leave out {one.launcher.name}, or launch with compare")
     return one
 
 
-def _outputs() -> tuple[Reporter, Console]:
+def outputs() -> tuple[Reporter, Console]:
     """Progress on standard error, results on standard output; warnings of ours as plain lines."""
     plain_warnings()
     reporter = Reporter()

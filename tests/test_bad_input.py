@@ -21,7 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dsmoe.cell import Cell
 from dsmoe.cli import main
 from dsmoe.compose import compose_cells
-from dsmoe.discovery.profile import DiscoveryReport, ExpertProfile, RoutingCounts
+from dsmoe.discovery.counts import RoutingCounts
+from dsmoe.discovery.profile import DiscoveryReport, ExpertProfile
 
 LAYERS, EXPERTS = (0, 2), 8
 """Of the checkpoint: its layer 1 is dense."""
@@ -189,7 +190,7 @@ CASES: list[Case] = [
     ("unknown choice", nothing, ("discovery=dsmo",), ("discovery: 'dsmo'", "dsmoe_code")),
     ("wrong type", nothing, ("steering.strength=high",), ("steering.strength: 'high'", "a number")),
     ("impossible value", nothing, ("steering.strength=-1",), ("steering.strength: -1", "greater than -1")),
-    ("unknown method", nothing, ("methods=[bass]",), ("methods: 'bass'", "'random'", "did you mean base?")),
+    ("unknown method", nothing, ("methods=[bass]",), ("methods: 'bass'", "random, other_domain", "did you mean base?")),
     ("not KEY=VALUE", nothing, ("strength",), ("'strength'", "KEY=VALUE")),
     ("sweep without -m", nothing, ("steering.strength=1,2",), ("steering.strength=1,2", "-m")),
     ("bad cell of a sweep", nothing, ("-m", "steering.strength=1,-2"), ("steering.strength: -2", "greater than -1")),
@@ -215,9 +216,14 @@ CASES: list[Case] = [
     ("a sweep for discover", nothing, ("discover", "+sweeps=strength"), ("discover runs one config",)),
     ("a sweep for export", nothing, ("export", "+sweeps=strength"), ("export runs one config",)),
     ("no folder for export", nothing, ("export", *own_steering("good.json")), ("paths.export=FOLDER",)),
-    ("two methods for export", nothing, ("export", "methods=[dsmoe,random]"), ("export takes one of", "dsmoe, random")),
-    ("base for export", nothing, ("export", "methods=[base]"), ("export takes one of dsmoe, random, steering",)),
-    ("adapter for export", nothing, ("export", *own_adapter("adapter")), ("export takes one of", "not sft")),
+    (
+        "two methods for export",
+        nothing,
+        ("export", "methods=[dsmoe,random]"),
+        ("export takes one that steers", "dsmoe, random"),
+    ),
+    ("base for export", nothing, ("export", "methods=[base]"), ("export takes one that steers, such as dsmoe",)),
+    ("adapter for export", nothing, ("export", *own_adapter("adapter")), ("export takes one that steers", "not sft")),
     ("export over a folder", nothing, ("export", DISCOVERS, *on("paths.export", "good")), ("good is there already",)),
     (
         "export over a file",
@@ -335,13 +341,13 @@ CASES: list[Case] = [
         "weights for a profile",
         nothing,
         own_profile("good/model.safetensors"),
-        ("model.safetensors: is not an expert profile of schema 1",),
+        ("model.safetensors: is not an expert profile of schema 2",),
     ),
     (
         "profile of another schema",
-        profile_with("schema.safetensors", {"schema": 2}),
+        profile_with("schema.safetensors", {"schema": 1}),
         own_profile("schema.safetensors"),
-        ("schema.safetensors: is not an expert profile of schema 1",),
+        ("schema.safetensors: is not an expert profile of schema 2",),
     ),
     (
         "profile without counts",
@@ -540,7 +546,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = torch.ones(len(LAYERS), EXPERTS, dtype=torch.int64)
     ExpertProfile(
         scores=SCORES,
-        counts=RoutingCounts(counts, counts.clone()),
+        counts=RoutingCounts(counts, counts, counts, counts.double()),
         layers=LAYERS,
         rule="dsmoe",
         domain="alpha",

@@ -6,6 +6,7 @@ import pytest
 
 from dsmoe.cell import Cell
 from dsmoe.compose import compose_cells
+from dsmoe.methods import Trial
 
 BASE, DSMOE, SFT, RANDOM = "base", "dsmoe", "sft", "random"
 STAGES = {"pretrain", "discover", "score", "fine_tune", BASE, DSMOE, SFT, RANDOM}
@@ -18,9 +19,14 @@ def hashes(*overrides: str) -> dict[str, str]:
     (composed,) = compose_cells(overrides)
     cell = Cell(composed.config)
     assert cell.pretrain is not None
-    stages = {name: getattr(cell, name).hash for name in ("pretrain", "discover", "score", "fine_tune")}
-    evaluations = {method: cell.evaluate(method, "chemistry").hash for method in sorted(EVALUATIONS)}
-    return {"cell": cell.id, **stages, **evaluations}
+    stages = {
+        "pretrain": cell.pretrain,
+        "discover": cell.discover([composed.config.domain]),
+        "score": cell.score(composed.config.discovery.rule, composed.config.domain),
+        "fine_tune": cell.fine_tune(composed.config.sft),
+        **{method: cell.evaluate(Trial(method), "chemistry") for method in sorted(EVALUATIONS)},
+    }
+    return {"cell": cell.id, **{name: stage.hash for name, stage in stages.items()}}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +48,13 @@ def defaults() -> dict[str, str]:
         ("discovery.stop_words=[a]", {"discover", "score", DSMOE, RANDOM}),
         ("discovery.batch_tokens=64", {"discover", "score", DSMOE, RANDOM}),
         ("discovery.limit=5", {"discover", "score", DSMOE, RANDOM}),
+        ("discovery.span=options", {"discover", "score", DSMOE, RANDOM}),
+        ("+discovery.markers.Which=1", {"discover", "score", DSMOE, RANDOM}),
+        ("discovery.max_new_tokens=9", set()),
+        ("steering.strength=auto", {DSMOE, RANDOM}),
+        ("steering.num_experts=auto", {DSMOE, RANDOM}),
+        ("sft.epochs=auto", {SFT}),
+        ("steering.random_draws=2", set()),
         ("discovery=frequency", {"score", DSMOE, RANDOM}),
         ("steering.strength=1", {DSMOE, RANDOM}),
         ("steering.num_experts=3", {DSMOE, RANDOM}),

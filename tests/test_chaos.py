@@ -20,6 +20,7 @@ SEED = int(os.environ.get("CHAOS_SEED", "0"))
 COMMAND = [
     sys.executable, "-m", "dsmoe", "compare", "domain=chemistry", "benchmark.non_target=[biology]",
     "benchmark.limit=40", "model.pretrain.steps=30", "sft.epochs=4", "steering.num_experts=8",
+    "steering.random_draws=2",
 ]  # fmt: skip
 
 

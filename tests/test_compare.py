@@ -30,6 +30,7 @@ BRIEF = [
     "sft.epochs=4",
     "discovery.limit=20",
     "benchmark.limit=24",
+    "steering.random_draws=2",
 ]
 
 
@@ -114,6 +115,25 @@ def test_a_sample_is_right_where_the_answer_is_likeliest(results: Path) -> None:
                 log_probabilities = model(ids[None]).logits[0].log_softmax(dim=-1)
             by_hand = sum(float(log_probabilities[at - 1, ids[at]]) for at in range(start, len(ids)))
             assert math.isclose(found, by_hand, abs_tol=1e-3)
+
+
+def test_every_stage_stands_in_the_journal(results: Path) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    (path,) = (results / "default" / ".logs").glob("*.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (lines[0]["stage"], lines[0]["event"]) == (lines[-1]["stage"], "started") == ("compare", "started")
+    finished = [line for line in lines if line["event"] == "finished"]
+    made_once = {"pretrain": 1, "discover": 1, "score": 1, "fine_tune": 1, "compare": 1}
+    assert Counter(line["stage"] for line in finished) == {**made_once, "evaluate": 24}
+    assert len({(line["method"], line["domain"]) for line in finished if line["stage"] == "evaluate"}) == 24
+    taken = {line["stage"]: line for line in finished}
+    # The model is trained when discovery first wants it.
+    assert taken["discover"]["own_seconds"] <= taken["discover"]["seconds"] - taken["pretrain"]["seconds"] + 0.01
+    for line in finished:
+        assert (line["device"], line["threads"]) == (device, 1)
+        if line["stage"] != "compare":
+            status = json.loads(next(results.glob(f"stages/*/{line['hash']}/status.json")).read_text())
+            assert (status["device"], status["threads"], status["stage"]) == (device, 1, line["stage"])
 
 
 def test_the_same_command_again_does_nothing(capsys: pytest.CaptureFixture[str], results: Path) -> None:

@@ -10,22 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmoe.evaluation.comparison import Outcome, PairingError, compare, rows
-from dsmoe.evaluation.statistics import bootstrap_interval, non_inferiority, smallest_visible_effect
+from dsmoe.evaluation.statistics import Pairs, bootstrap_interval, non_inferiority, smallest_visible_effect
 from dsmoe.results import Comparison, Harm, Row
 
 METHODS = ("base", "sft", "dsmoe", "other_domain", "random")
 
 
-def outcome(method: str, domain: str, correct: Sequence[bool], **fields: Any) -> Outcome:
+def outcome(method: str, domain: str, correct: Sequence[int], **fields: Any) -> Outcome:
     defaults: dict[str, Any] = {
         "task": f"task_{domain}",
         "role": "target" if domain == "chemistry" else "non_target",
         "metric": "acc",
         "doc_ids": tuple(range(len(correct))),
         "doc_hashes": tuple(f"{domain}-{index}" for index in range(len(correct))),
+        "groups": tuple(f"{domain} {index}" for index in range(len(correct))),
         "chance": 0.25,
     }
-    return Outcome(method=method, domain=domain, correct=tuple(correct), **(defaults | fields))
+    return Outcome(method=method, domain=domain, right=tuple(map(int, correct)), **(defaults | fields))
+
+
+def pairs(gained: int, lost: int, n: int) -> Pairs:
+    return Pairs([1] * gained + [-1] * lost + [0] * (n - gained - lost), range(n))
 
 
 def answers(methods: Sequence[str] = METHODS, seed: int = 0) -> list[Outcome]:
@@ -83,11 +88,33 @@ def test_a_comparison_on_counts_known_by_hand() -> None:
     assert against_base.delta == 0.2
     assert against_base.p_value == pytest.approx(5034 / 65536)
     assert against_base.p_adjusted == pytest.approx(2 * 5034 / 65536)
-    assert (against_base.ci_low, against_base.ci_high) == bootstrap_interval(12, 4, 40, seed=3)
-    assert against_base.smallest_visible_effect == smallest_visible_effect(40, 16, alpha=0.05 / 2)
+    assert (against_base.ci_low, against_base.ci_high) == bootstrap_interval(pairs(12, 4, 40), seed=3)
+    assert against_base.smallest_visible_effect == smallest_visible_effect(pairs(12, 4, 40), alpha=0.05 / 2)
     assert against_base.verdict == "no evidence"
     assert (against_sft.gained, against_sft.lost) == (0, 4)
     assert against_sft.p_adjusted == pytest.approx(2 * 5034 / 65536)
+
+
+def test_questions_about_one_thing_count_once() -> None:
+    """Six questions gained are 1/32, but no evidence where all are about two things."""
+    base, dsmoe = outcome("base", "chemistry", [False] * 6), outcome("dsmoe", "chemistry", [True] * 6)
+    groups = ("iron", "iron", "iron", "gold", "gold", "gold")
+    (one,) = compare([replace(base, groups=groups), replace(dsmoe, groups=groups)], seed=0)
+    assert (one.n, one.groups, one.gained, one.verdict) == (6, 2, 6, "no evidence")
+    assert one.p_value == pytest.approx(1 / 2)
+    (other,) = compare([base, dsmoe], seed=0)
+    assert (other.n, other.groups, other.verdict) == (6, 6, "better")
+    assert other.p_value == pytest.approx(1 / 32)
+
+
+def test_several_samples_of_a_question_are_one_pair() -> None:
+    base = outcome("base", "chemistry", [0, 1, 2, 4, 0], samples=4)
+    dsmoe = outcome("dsmoe", "chemistry", [3, 1, 3, 3, 1], samples=4)
+    (one,) = compare([base, dsmoe], seed=0)
+    assert (one.gained, one.lost, one.n, one.delta) == (3, 1, 5, 4 / 20)
+    # Sums of ±3 ±1 ±1 ±1: 6 once, 4 three times, 2 three times, 0 once, and their opposites: |sum| ≥ 4 in 8 of 16.
+    assert one.p_value == pytest.approx(8 / 16)
+    assert rows([base])[1].value == 7 / 20
 
 
 def test_verdicts_follow_the_adjusted_p_value_and_the_sign() -> None:
@@ -119,7 +146,7 @@ def test_pooled_comparisons_sum_the_domains_and_judge_harm() -> None:
         assert pooled.gained == sum(one.gained for one in parts)
         assert pooled.lost == sum(one.lost for one in parts)
         assert pooled.domain is None
-        assert pooled.harm == Harm(0.05, *non_inferiority(pooled.gained, pooled.lost, 80))
+        assert pooled.harm == Harm(0.05, *non_inferiority(pairs(pooled.gained, pooled.lost, 80)))
     assert all(one.harm is None for one in comparisons if one.task is not None or one.baseline != "base")
 
 
@@ -154,7 +181,8 @@ def test_the_order_of_questions_changes_nothing(seed: int, random: Random) -> No
         order = list(range(len(one.doc_ids)))
         random.shuffle(order)
         columns: dict[str, Any] = {
-            name: tuple(getattr(one, name)[index] for index in order) for name in ("doc_ids", "doc_hashes", "correct")
+            name: tuple(getattr(one, name)[index] for index in order)
+            for name in ("doc_ids", "doc_hashes", "groups", "right")
         }
         shuffled.append(replace(one, **columns))
     assert compare(shuffled, seed=1) == compare(ordered, seed=1)
@@ -181,7 +209,8 @@ def test_swapping_two_methods_turns_every_sign(seed: int) -> None:
         (lambda one: replace(one, doc_hashes=("chemistry-0", "x", "chemistry-2")), "dsmoe .* at document 1 "),
         (lambda one: outcome("dsmoe", "chemistry", [True] * 2), "first at document 2 "),
         (lambda one: outcome("dsmoe", "chemistry", [True] * 4), "first at document 3 "),
-        (lambda one: replace(one, metric="acc_norm"), "another domain, role or metric"),
+        (lambda one: replace(one, metric="acc_norm"), "another domain, role, metric or number of samples"),
+        (lambda one: replace(one, samples=2), "another domain, role, metric or number of samples"),
         (lambda one: replace(one, task="task_biology", role="non_target"), "dsmoe did not answer task_chemistry"),
     ],
 )
@@ -196,7 +225,7 @@ def test_impossible_outcomes_are_refused() -> None:
     with pytest.raises(ValueError, match="no questions"):
         outcome("base", "chemistry", [])
     with pytest.raises(ValueError, match="unequal length"):
-        replace(base, correct=(True,))
+        replace(base, right=(1,))
     with pytest.raises(ValueError, match="stands twice"):
         replace(base, doc_ids=(0, 1, 1))
     with pytest.raises(ValueError, match="a task twice"):

@@ -16,9 +16,6 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from dsmoe import ExpertProfile, InputError, Record, Steering, discover, steer
-from dsmoe.discovery.profile import RoutingCounts
-from dsmoe.discovery.rules import dsmoe, dsmoe_code, frequency
-from dsmoe.discovery.rules import random as random_rule
 from dsmoe.discovery.saliency import SalientBatch, salient_batches
 from dsmoe.discovery.tokens import CONTENT, IGNORED, PLAIN, TokenKinds
 from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
@@ -215,19 +212,80 @@ def test_warns_where_few_tokens_are_important(tokenizer: Any, caplog: pytest.Log
     assert "below 50%" in caplog.text
 
 
-# Rules, by hand on counts that a person can check.
-
-COUNTS = RoutingCounts(important=torch.tensor([[6, 1], [0, 3]]), unimportant=torch.tensor([[2, 1], [4, 3]]))
+# Which tokens are counted.
 
 
-def test_rules_by_hand() -> None:
-    assert dsmoe.score(COUNTS, 0).tolist() == [[4 / 20, 0.0], [-4 / 20, 0.0]]
-    assert dsmoe_code.score(COUNTS, 0).tolist() == [[32 / 20, 0.0], [-16 / 20, 0.0]]
-    assert frequency.score(COUNTS, 0).tolist() == [[8 / 20, 2 / 20], [4 / 20, 6 / 20]]
-    drawn = random_rule.score(COUNTS, 3)
-    assert drawn.shape == (2, 2)
-    assert torch.equal(drawn, random_rule.score(COUNTS, 3))
-    assert not torch.equal(drawn, random_rule.score(COUNTS, 4))
+def counted_tokens(profile: ExpertProfile) -> int:
+    (tokens,) = {int(count) for count in (profile.counts.total + profile.counts.special).sum(dim=1) / profile.top_k}
+    return tokens
+
+
+def test_a_span_counts_its_own_tokens(tokenizer: Any) -> None:
+    model = random_model("olmoe")
+    found = {}
+    for span in ("prompt", "question", "options"):
+        found[span] = discover(model, tokenizer, RECORDS, quantile=0.0, span=span)
+    questions = sum(len(tokenizer(record.question).input_ids) for record in RECORDS)
+    prompts = sum(len(tokenizer(discovery_prompt(record)).input_ids) for record in RECORDS)
+    ends = sum(len(tokenizer("\nAnswer:").input_ids) for _ in RECORDS)
+    assert counted_tokens(found["prompt"]) == prompts
+    assert counted_tokens(found["question"]) == questions
+    assert counted_tokens(found["options"]) == prompts - questions - ends
+    rest = found["prompt"].counts.total - found["question"].counts.total - found["options"].counts.total
+    assert (rest >= 0).all()
+    assert (rest.sum(dim=1) == 2 * ends).all()
+
+
+def test_generated_tokens_are_counted_as_the_model_chose_them_while_generating(tokenizer: Any) -> None:
+    """Against the choices of generation itself, token by token with a cache."""
+    model, records = random_model("olmoe"), RECORDS[:3]
+    profile = discover(model, tokenizer, records, quantile=0.0, span="generated", max_new_tokens=6)
+    counts = torch.zeros_like(profile.counts.total)
+    generated = 0
+    for record in records:
+        ids = torch.tensor([tokenizer(discovery_prompt(record)).input_ids])
+        heard: list[torch.Tensor] = []
+        hooks = [
+            router.module.register_forward_hook(lambda _, __, out, at=router, to=heard: to.append(at.read(out).chosen))
+            for router in find_routers(model)
+        ]
+        with torch.no_grad():  # The last token is never read back, so one more is generated.
+            new = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=7, do_sample=False)
+        for hook in hooks:
+            hook.remove()
+        steps = min(6, new.shape[1] - ids.shape[1])
+        generated += steps
+        layers = len(profile.layers)
+        for step in range(1, steps + 1):
+            for row in range(layers):
+                counts[row, heard[step * layers + row][0]] += 1
+    assert counted_tokens(profile) == generated
+    assert torch.equal(profile.counts.total + profile.counts.special, counts)
+
+
+def test_a_marker_counts_the_tokens_of_its_text(tokenizer: Any) -> None:
+    model = random_model("olmoe")
+    profile = discover(model, tokenizer, RECORDS, markers=["Answer:", "word1", "nowhere"])
+    sizes = {text: int(counts[0].sum()) // profile.top_k for text, counts in profile.counts.markers.items()}
+    text = "".join(tokenizer.decode([token]) for r in RECORDS for token in tokenizer(discovery_prompt(r)).input_ids)
+    assert sizes["Answer:"] == len(RECORDS) * len(tokenizer("Answer:").input_ids)
+    assert sizes["word1"] == text.count("word1") > 0
+    assert sizes["nowhere"] == 0
+    with pytest.raises(InputError, match=r"discovery\.markers: 'nowhere' does not occur"):
+        profile.scored("rice")
+    assert torch.isfinite(profile.scored("rice", markers={"Answer:": 1.0}).scores).all()
+
+
+def test_gate_weights_sum_up_what_routers_gave(model: PreTrainedModel, tokenizer: Any) -> None:
+    profile = discover(model, tokenizer, RECORDS, stop_words=STOP_WORDS)
+    prompts = [tokenizer(discovery_prompt(record)).input_ids for record in RECORDS]
+    expected = torch.zeros_like(profile.counts.gate_weights)
+    for prompt in prompts:
+        (batch,) = salient_batches(model, iter([[prompt]]))
+        for chosen_LK, weights_LK in zip(batch.chosen_NLK, batch.weights_NLK, strict=True):
+            for row, (chosen, weights) in enumerate(zip(chosen_LK, weights_LK, strict=True)):
+                expected[row, chosen] += weights.double()
+    assert torch.allclose(profile.counts.gate_weights, expected, rtol=1e-4, atol=1e-6)
 
 
 # Refusals.
@@ -245,6 +303,10 @@ def test_a_model_in_training_mode_is_refused(tokenizer: Any) -> None:
         ({"quantile": 1.0}, "discovery.quantile: 1.0"),
         ({"rule": "dsmo"}, "discovery.rule: 'dsmo'.*did you mean dsmoe"),
         ({"stop_words": "no/such/file"}, "discovery.stop_words"),
+        ({"span": "answer"}, "discovery.span: 'answer' is not one of prompt, question, options, generated"),
+        ({"span": "generated", "max_new_tokens": 250}, "250 new ones; the model's context holds 256"),
+        ({"rule": "risk_difference"}, "risk_difference holds the domain against others"),
+        ({"rule": "rice", "markers": ()}, "discovery.markers: rice scores by markers, and there are none"),
         ({"records": [Record("long", "d", "word1 " * 300, ("a", "b"), 0)]}, "'long'.*context holds 256"),
     ],
 )
@@ -269,7 +331,10 @@ def test_a_profile_comes_back_from_its_file(tokenizer: Any, tmp_path: Path) -> N
     profile.save(tmp_path / "profile.safetensors")
     again = ExpertProfile.load(tmp_path / "profile.safetensors")
     assert torch.equal(again.scores, profile.scores)
-    assert torch.equal(again.counts.total, profile.counts.total)
+    for name in ("important", "unimportant", "special", "gate_weights"):
+        assert torch.equal(getattr(again.counts, name), getattr(profile.counts, name))
+    assert list(again.counts.markers) == ["Answer:"]
+    assert torch.equal(again.counts.markers["Answer:"], profile.counts.markers["Answer:"])
     for name in ("layers", "rule", "domain", "model", "architecture", "num_layers", "top_k", "report", "settings"):
         assert getattr(again, name) == getattr(profile, name), name
 

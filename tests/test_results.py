@@ -32,6 +32,7 @@ def results() -> Results:
         ci_high=0.15,
         p_value=0.6875,
         p_adjusted=0.6875,
+        groups=10,
         gained=4,
         lost=2,
         verdict="no evidence",

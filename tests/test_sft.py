@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,11 @@ from dsmoe.domains.prompts import evaluation_prompt
 from dsmoe.domains.records import Record
 from dsmoe.errors import InputError
 
+GRIDS: dict[str, Any] = {"learning_rate_grid": (1e-3,), "epochs_grid": (1,), "processes": 1}
 SETTINGS = SftConfig(
-    adapter=None, rank=0.027, alpha=16.0, learning_rate=5e-3, epochs=24, batch_size=8, train_size=None, processes=1
+    adapter=None, rank=0.027, alpha=16.0, learning_rate=5e-3, epochs=24, batch_size=8, train_size=None, **GRIDS
 )
-QUICK = SftConfig(
-    adapter=None, rank=2, alpha=4.0, learning_rate=1e-3, epochs=1, batch_size=8, train_size=None, processes=1
-)
+QUICK = SftConfig(adapter=None, rank=2, alpha=4.0, learning_rate=1e-3, epochs=1, batch_size=8, train_size=None, **GRIDS)
 WORDS = ("amber", "birch", "cobalt", "denim", "ember", "fern", "garnet", "hazel", "iris")
 RECORDS = [
     Record(
@@ -247,16 +247,7 @@ def test_same_seed_same_bytes(model: PreTrainedModel, tokenizer: PreTrainedToken
 def test_loss_is_cross_entropy_of_the_right_option_alone(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     model = build("qwen3_moe")
     assert model.config.output_router_logits
-    settings = SftConfig(
-        adapter=None,
-        rank=2,
-        alpha=4.0,
-        learning_rate=1e-3,
-        epochs=1,
-        batch_size=len(RECORDS),
-        train_size=None,
-        processes=1,
-    )
+    settings = replace(QUICK, batch_size=len(RECORDS))
     (loss,) = fine_tune(model, tokenizer, RECORDS, "option_text", settings, 0, tmp_path).losses
     exact = build("qwen3_moe", torch.float64)
     summed, tokens = 0.0, 0

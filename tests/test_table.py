@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dsmoe.errors import InputError
 from dsmoe.report.table import csv_text, markdown, numbers, rich_table, sentences
-from dsmoe.results import Comparison, Harm, Results, RoutingChange, Row
+from dsmoe.results import Comparison, Harm, Results, RoutingChange, Row, Specificity
 
 
 def comparison(method: str, baseline: str, **fields: object) -> Comparison:
@@ -26,6 +26,7 @@ def comparison(method: str, baseline: str, **fields: object) -> Comparison:
         ci_high=0.015,
         p_value=0.2,
         p_adjusted=0.41,
+        groups=200,
         gained=10,
         lost=13,
         verdict="no evidence",
@@ -73,7 +74,7 @@ def test_a_line_of_the_terminal_is_whole() -> None:
     assert "target: chemistry (n = 250), others: 2 domains (n = 600)" in lines
     dsmoe = next(line for line in lines if line.startswith("dsmoe "))
     assert " ".join(dsmoe.replace("\N{MINUS SIGN}", "-").split()) == (
-        "dsmoe 42.4 ± 3.1 -1.6 [-4.0, +1.5] 0.410 no evidence 35.7 ± 3.1 -12.3 [-14.3, -10.5] non-inferior"
+        "dsmoe 42.4 ± 3.1 -1.6 [-4.0, +1.5] 0.410 no evidence (5.1) 35.7 ± 3.1 -12.3 [-14.3, -10.5] non-inferior"
     )
     law = next(line for line in lines if line.startswith("law"))
     assert " ".join(law.split()) == "law | order 200 0.0 32.4 33.6 32.4 90.0"
@@ -94,7 +95,8 @@ def test_the_three_formats_show_the_same_numbers() -> None:
     for record in csv.DictReader(io.StringIO(csv_text(results()))):
         line = next(line for line in text.splitlines() if line.startswith(f"| {record['method']} |"))
         names = ("accuracy", "stderr", "delta", "ci_low", "ci_high")
-        shown = [record[f"target_{name}"] for name in names] + [record["target_p_adjusted"]]
+        shown = [record[f"target_{name}"] for name in names]
+        shown += [record["target_p_adjusted"], record["target_visible"]]
         shown += [record[f"non_target_{name}"] for name in names]
         assert figures(line) == [cell for cell in shown if cell]
 
@@ -138,6 +140,24 @@ def test_what_steering_did_to_the_routing_in_words() -> None:
         "dsmoe steers 8 experts (mode logit, strength 4); in their layers it changed 12.3% of the choices on "
         "chemistry, 12.5% of the choices on all others"
     )
+
+
+def test_the_rank_among_random_draws_in_words() -> None:
+    found = replace(results(), specificity=Specificity(0.424, (0.3, 0.424, 0.5, 0.2), above=2))
+    assert sentences(found)[2] == (
+        "dsmoe on chemistry: 42.4% right, above 2 of 4 draws of as many random experts in each layer (20.0 to 50.0%)"
+    )
+
+
+def test_what_was_chosen_on_dev_in_words() -> None:
+    point = {"settings": {"strength": 9.0}, "target": 0.5, "n": 70, "others": 0.0, "n_others": 9, "within_margin": True}
+    choice = {"method": "dsmoe", "chosen": {"strength": 9.0}, "base": 0.4, "curve": [point, {**point, "settings": {}}]}
+    found = sentences(replace(results(), choices={"dsmoe": choice, "random": choice}))
+    words = "chosen on dev among 2{} (50.0% of 70 questions right, base 40.0%)"
+    assert found[2:] == [
+        f"dsmoe: strength 9, {words.format('')}",
+        f"random: strength 9, {words.format(', as for dsmoe')}",
+    ]
 
 
 def test_words_for_evidence_for_none_and_for_rounding_to_nothing() -> None:

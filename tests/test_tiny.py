@@ -8,10 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeForCausalLM
 
 from dsmoe.config import PretrainConfig
+from dsmoe.domains.world import Statement
 from dsmoe.models import tiny
 from dsmoe.models.routers import find_routers
 
-STATEMENTS = [f"The code of thing {number} is {number * 37 % 101}." for number in range(60)]
+STATEMENTS = [Statement("things", f"The code of thing {number} is {number * 37 % 101}.") for number in range(60)]
 CONFIG = PretrainConfig(
     hidden_size=32,
     num_layers=2,
@@ -24,6 +25,7 @@ CONFIG = PretrainConfig(
     batch_tokens=256,
     learning_rate=3e-3,
     router_loss=0.001,
+    planted_loss=None,
     seed=0,
 )
 

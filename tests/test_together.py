@@ -27,7 +27,16 @@ from dsmoe.models.load import fresh_model
 FAMILIES = ("deepseek", "gpt_oss", "qwen2_moe")
 """A class of our own with shared experts; experts in which input comes before output, with biases; dense layers too."""
 SFT = SftConfig(
-    adapter=None, rank=2, alpha=4.0, learning_rate=1e-3, epochs=2, batch_size=4, train_size=None, processes=2
+    adapter=None,
+    rank=2,
+    alpha=4.0,
+    learning_rate=1e-3,
+    epochs=2,
+    batch_size=4,
+    train_size=None,
+    learning_rate_grid=(1e-3,),
+    epochs_grid=(1,),
+    processes=2,
 )
 STEPS = 6
 PATIENCE = 60.0
@@ -44,7 +53,7 @@ def task_of(path: Path, processes: int = 2, epochs: int = 2, dtype: Dtype = "flo
         model=model,
         records=tuple(random_records(9)),
         scoring="option_text",
-        sft=replace(SFT, processes=processes, epochs=epochs),
+        sft=replace(SFT, learning_rate_grid=(1e-3,), epochs_grid=(1,), processes=processes, epochs=epochs),
         seed=0,
     )
 

@@ -13,7 +13,7 @@ from dsmoe.domains.records import Record, content_hash, normalized
 from dsmoe.errors import InputError
 
 RECORDS = world.records()
-STATEMENTS = world.statements()
+STATEMENTS = [statement.text for statement in world.statements()]
 FINGERPRINT = """
 import hashlib
 from dsmoe.domains import world

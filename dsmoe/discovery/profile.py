@@ -1,6 +1,7 @@
 """The expert profile: every expert's routing counts and scores for a domain."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dsmoe.discovery.counts import RoutingCounts
+from dsmoe.discovery.rule import Evidence, scores
 from dsmoe.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 FACTS = {
     "layers": list,
     "rule": str,
@@ -24,22 +27,9 @@ FACTS = {
     "settings": dict,
 }
 """What a profile says beside its tensors, and of which type."""
-
-
-@dataclass(frozen=True, eq=False)
-class RoutingCounts:
-    """How often each expert was chosen: int64 [layers, experts], shared experts left out.
-
-    `important` counts the important tokens S, `unimportant` the other real tokens C, `total` both.
-    """
-
-    important: torch.Tensor
-    unimportant: torch.Tensor
-
-    @property
-    def total(self) -> torch.Tensor:
-        """n_e = n_e^S + n_e^C, [layers, experts]."""
-        return self.important + self.unimportant
+COUNTS = ("important", "unimportant", "special", "gate_weights")
+MARKER = "marker:"
+"""What stands before a marker's text in the name of its tensor."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +76,30 @@ class ExpertProfile:
     report: DiscoveryReport
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def rescored(self, rule: str, scores: torch.Tensor, seed: int) -> "ExpertProfile":
-        """The same counts under another rule's scores, drawn with `seed` if the rule draws."""
-        return replace(self, rule=rule, scores=scores, settings={**self.settings, "seed": seed})
+    def scored(
+        self,
+        rule: str,
+        *,
+        contrast: "ExpertProfile | None" = None,
+        markers: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> "ExpertProfile":
+        """The same counts scored by a rule, against a contrast where the rule wants one, drawn with `seed` if it draws.
+
+        `markers` maps texts that were counted in discovery to coefficients; by default all of them, each with 1. Raises
+        InputError where the rule wants what is not there, and for a contrast of another model.
+        """
+        if contrast is not None and (contrast.layers, contrast.scores.shape) != (self.layers, self.scores.shape):
+            raise InputError(f"discovery: the contrast {contrast.domain} is of a model with other routers")
+        coefficients = dict.fromkeys(self.counts.markers, 1.0) if markers is None else dict(markers)
+        evidence = Evidence(self.counts, self.top_k, contrast.counts if contrast else None, coefficients, seed)
+        settings = {
+            **self.settings,
+            "seed": seed,
+            "contrast": contrast.domain if contrast else None,
+            "markers": coefficients,
+        }
+        return replace(self, rule=rule, scores=scores(rule, evidence), settings=settings)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; what is not a tensor stands in its metadata as JSON."""
@@ -104,12 +115,13 @@ class ExpertProfile:
             "report": asdict(self.report),
             "settings": self.settings,
         }
-        tensors = {
-            "scores": self.scores.clone(),
-            "important": self.counts.important.clone(),
-            "unimportant": self.counts.unimportant.clone(),
-        }
-        save_file(tensors, path, metadata={"dsmoe_profile": json.dumps(facts, sort_keys=True)})
+        tensors = {"scores": self.scores, **{name: getattr(self.counts, name) for name in COUNTS}}
+        tensors |= {f"{MARKER}{text}": counts for text, counts in self.counts.markers.items()}
+        save_file(
+            {name: tensor.clone() for name, tensor in tensors.items()},
+            path,
+            metadata={"dsmoe_profile": json.dumps(facts, sort_keys=True)},
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "ExpertProfile":
@@ -126,12 +138,13 @@ class ExpertProfile:
             raise InputError(f"{path}: its metadata dsmoe_profile is not JSON: {error}") from error
         if not isinstance(facts, dict) or facts.pop("schema", None) != SCHEMA:
             raise InputError(f"{path}: is not an expert profile of schema {SCHEMA}")
-        if missing := {"scores", "important", "unimportant"} - set(tensors):
+        if missing := {"scores", *COUNTS} - set(tensors):
             raise InputError(f"{path}: tensor {min(missing)!r} is missing")
         _check_facts(facts, path)
         layers = tuple(facts.pop("layers"))
         report = DiscoveryReport(**facts.pop("report"))
-        counts = RoutingCounts(tensors["important"], tensors["unimportant"])
+        markers = {name.removeprefix(MARKER): tensors[name] for name in tensors if name.startswith(MARKER)}
+        counts = RoutingCounts(**{name: tensors[name] for name in COUNTS}, markers=markers)
         shapes = {tuple(tensor.shape) for tensor in tensors.values()}
         if len(shapes) != 1 or tensors["scores"].ndim != 2 or tensors["scores"].shape[0] != len(layers):
             raise InputError(f"{path}: its tensors are not all of shape [{len(layers)} layers, experts]")

@@ -28,6 +28,8 @@ class SalientBatch:
     ids_N: torch.Tensor
     saliency_N: torch.Tensor
     chosen_NLK: torch.Tensor
+    weights_NLK: torch.Tensor
+    """The weights that routers gave the chosen experts."""
     near_tie_N: torch.Tensor
     """In how many layers the last chosen expert led the first one left out by no more than rounding."""
 
@@ -81,8 +83,9 @@ def salient_batches(
             yield SalientBatch(
                 ids_BT[real_BT].cpu(),
                 saliency_BT[real_BT].cpu(),
-                torch.stack([chosen for chosen, _ in choices], dim=1).cpu(),
-                torch.stack([near for _, near in choices]).sum(dim=0).cpu(),
+                torch.stack([chosen for chosen, _, _ in choices], dim=1).cpu(),
+                torch.stack([weights for _, weights, _ in choices], dim=1).cpu(),
+                torch.stack([near for _, _, near in choices]).sum(dim=0).cpu(),
             )
 
 
@@ -103,13 +106,19 @@ def _padded(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tenso
     return ids, torch.arange(width, device=device) < lengths[:, None]
 
 
-def _choice(router: Router, heard: dict[int, Any], real_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A layer's chosen experts [N, K], and whether each choice was a near tie [N]."""
+def _choice(
+    router: Router, heard: dict[int, Any], real_BT: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer's chosen experts and their weights [N, K], and whether each choice was a near tie [N]."""
     if router.layer not in heard:
         raise RuntimeError(f"layer {router.layer}: the model bypassed its router, so its choices cannot be counted")
     output = router.read(heard[router.layer])
     real = real_BT.flatten()
-    return output.chosen[real], near_tie(router.choice_scores(output.logits), router.top_k)[real]
+    return (
+        output.chosen[real],
+        output.weights[real].float(),
+        near_tie(router.choice_scores(output.logits), router.top_k)[real],
+    )
 
 
 @contextmanager

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from dsmoe.evaluation.statistics import (
     HARM_MARGIN,
+    Pairs,
     bootstrap_interval,
     holm,
-    mcnemar,
     non_inferiority,
+    sign_flip,
     smallest_visible_effect,
+    standard_error,
 )
 from dsmoe.results import (
     CHANCE,
@@ -38,10 +40,11 @@ class PairingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one method answered on one task: a document id, a document hash and right or wrong a question.
+    """What one method answered on one task: a question's document id, its hash, its group and its right answers.
 
-    `chance` is the mean of 1 / options over the questions. Raises ValueError for no questions, columns of unequal
-    length and a document that stands twice: several samples a question are not pairs.
+    `right` counts the right ones of `samples` answers to a question. Questions of a group share a source. `chance` is
+    the mean of 1 / options over the questions. Raises ValueError for no questions, columns of unequal length and a
+    document that stands twice.
     """
 
     method: str
@@ -51,15 +54,17 @@ class Outcome:
     metric: str
     doc_ids: tuple[int, ...]
     doc_hashes: tuple[str, ...]
-    correct: tuple[bool, ...]
+    groups: tuple[str, ...]
+    right: tuple[int, ...]
     chance: float
+    samples: int = 1
     strength: float | None = None
     num_experts: int | None = None
     mode: str | None = None
     routing_changed: RoutingChange | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.doc_ids) == len(self.doc_hashes) == len(self.correct):
+        if not 0 < len(self.doc_ids) == len(self.doc_hashes) == len(self.groups) == len(self.right):
             raise ValueError(f"{self.method} on {self.task}: no questions, or columns of unequal length")
         if len(set(self.doc_ids)) < len(self.doc_ids):
             raise ValueError(f"{self.method} on {self.task}: a document stands twice")
@@ -78,7 +83,7 @@ class _Scope:
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """A row for each outcome, for each method over all non-target questions, and the same for chance, which is first.
 
-    Standard errors are lm-eval's, of a mean of n zeros and ones: sqrt(p (1 - p) / (n - 1)).
+    Standard errors are lm-eval's where no two questions share a group, and those of groups where some do.
     """
     methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
     guessed = _first_of_each_task(outcomes)
@@ -127,19 +132,19 @@ def _family(
 ) -> list[Comparison]:
     present = {method for method, _ in answers}
     pairs = [pair for pair in pairs if pair[0] != pair[1] and present.issuperset(pair[:2])]
-    counts = [_discordant(method, baseline, scope, answers) for method, baseline, scope in pairs]
-    p_values = [mcnemar(gained, lost) for gained, lost, _ in counts]
+    paired = [_paired(method, baseline, scope, answers) for method, baseline, scope in pairs]
+    p_values = [sign_flip(both) for both in paired]
     comparisons = []
-    for (method, baseline, scope), (gained, lost, n), p_value, p_adjusted in zip(
-        pairs, counts, p_values, holm(p_values), strict=True
+    for (method, baseline, scope), both, p_value, p_adjusted in zip(
+        pairs, paired, p_values, holm(p_values), strict=True
     ):
-        low, high = bootstrap_interval(gained, lost, n, seed)
+        low, high = bootstrap_interval(both, seed)
         verdict: Verdict = "no evidence"
         if p_adjusted < SIGNIFICANCE:
-            verdict = "better" if gained > lost else "worse"
+            verdict = "better" if both.delta > 0 else "worse"
         harm = None
         if scope.task is None and baseline == "base":
-            harm = Harm(HARM_MARGIN, *non_inferiority(gained, lost, n, HARM_MARGIN))
+            harm = Harm(HARM_MARGIN, *non_inferiority(both, HARM_MARGIN))
         comparisons.append(
             Comparison(
                 method=method,
@@ -147,36 +152,36 @@ def _family(
                 task=scope.task,
                 domain=scope.domain,
                 role=scope.role,
-                n=n,
-                delta=(gained - lost) / n,
+                n=both.n,
+                groups=len(both.of_groups),
+                delta=both.delta,
                 ci_low=low,
                 ci_high=high,
                 p_value=p_value,
                 p_adjusted=p_adjusted,
-                gained=gained,
-                lost=lost,
+                gained=both.gained,
+                lost=both.lost,
                 verdict=verdict,
                 family=family,
-                smallest_visible_effect=smallest_visible_effect(n, gained + lost, SIGNIFICANCE / len(pairs)),
+                smallest_visible_effect=smallest_visible_effect(both, SIGNIFICANCE / len(pairs)),
                 harm=harm,
             )
         )
     return comparisons
 
 
-def _discordant(
-    method: str, baseline: str, scope: _Scope, answers: dict[tuple[str, str], Outcome]
-) -> tuple[int, int, int]:
-    """Gained, lost and n over the tasks of a scope."""
-    gained = lost = n = 0
+def _paired(method: str, baseline: str, scope: _Scope, answers: dict[tuple[str, str], Outcome]) -> Pairs:
+    """Both methods' answers over the tasks of a scope. A group's questions may stand in several tasks."""
+    differences: list[int] = []
+    groups: list[str] = []
+    samples = 1
     for task in scope.tasks:
         ours, theirs = answers[method, task], answers[baseline, task]
-        right = dict(zip(theirs.doc_ids, theirs.correct, strict=True))
-        for doc_id, correct in zip(ours.doc_ids, ours.correct, strict=True):
-            gained += correct and not right[doc_id]
-            lost += right[doc_id] and not correct
-        n += len(ours.doc_ids)
-    return gained, lost, n
+        right = dict(zip(theirs.doc_ids, theirs.right, strict=True))
+        differences += [count - right[doc_id] for doc_id, count in zip(ours.doc_ids, ours.right, strict=True)]
+        groups += ours.groups
+        samples = ours.samples
+    return Pairs(differences, groups, samples)
 
 
 def _check_pairing(
@@ -187,9 +192,10 @@ def _check_pairing(
             outcome = answers.get((method, reference.task))
             if outcome is None:
                 raise PairingError(f"{method} did not answer {reference.task}, which {reference.method} did")
-            if (outcome.domain, outcome.role, outcome.metric) != (reference.domain, reference.role, reference.metric):
+            if _kind(outcome) != _kind(reference):
                 raise PairingError(
-                    f"{method} on {outcome.task} has another domain, role or metric than {reference.method}"
+                    f"{method} on {outcome.task} has another domain, role, metric or number of samples than "
+                    f"{reference.method}"
                 )
             ours = set(zip(outcome.doc_ids, outcome.doc_hashes, strict=True))
             if differing := ours ^ set(zip(reference.doc_ids, reference.doc_hashes, strict=True)):
@@ -198,6 +204,10 @@ def _check_pairing(
                     f"{method} on {outcome.task} did not answer the questions that {reference.method} did: "
                     f"they differ first at document {doc_id} ({doc_hash})"
                 )
+
+
+def _kind(outcome: Outcome) -> tuple[str, str, str, int]:
+    return outcome.domain, outcome.role, outcome.metric, outcome.samples
 
 
 def _first_of_each_task(outcomes: Iterable[Outcome]) -> list[Outcome]:
@@ -212,10 +222,11 @@ def _non_target(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def _row(task: str, domain: str, outcomes: Sequence[Outcome]) -> Row:
-    n = sum(len(outcome.correct) for outcome in outcomes)
-    value = sum(sum(outcome.correct) for outcome in outcomes) / n
-    stderr = math.sqrt(value * (1 - value) / max(1, n - 1))
+    right = [count for outcome in outcomes for count in outcome.right]
+    groups = [group for outcome in outcomes for group in outcome.groups]
     first = outcomes[0]
+    n, value = len(right), sum(right) / (len(right) * first.samples)
+    stderr = standard_error(right, groups, first.samples)
     steering = (first.strength, first.num_experts, first.mode, _routing_changed(outcomes))
     return Row(first.method, task, domain, first.role, first.metric, value, stderr, n, *steering)
 
@@ -228,7 +239,7 @@ def _routing_changed(outcomes: Sequence[Outcome]) -> RoutingChange | None:
 
 
 def _chance_row(task: str, domain: str, outcomes: Sequence[Outcome]) -> Row:
-    n = sum(len(outcome.correct) for outcome in outcomes)
-    value = math.fsum(outcome.chance * len(outcome.correct) for outcome in outcomes) / n
+    n = sum(len(outcome.right) for outcome in outcomes)
+    value = math.fsum(outcome.chance * len(outcome.right) for outcome in outcomes) / n
     first = outcomes[0]
     return Row(CHANCE, task, domain, first.role, first.metric, value, 0.0, n)

@@ -1,8 +1,9 @@
 """The embedded model: a stock Qwen3-MoE of a few million parameters, trained from nothing on statements of facts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -16,6 +17,8 @@ from transformers import (
 )
 
 from dsmoe.config import PretrainConfig
+from dsmoe.domains.world import Statement
+from dsmoe.models.planted import PLANTED, PlantedExperts, Planting
 
 PAD, END = "<|pad|>", "<|end|>"
 IGNORED = -100
@@ -28,16 +31,31 @@ EXPERTS_IMPLEMENTATION = "grouped_mm"
 Report = Callable[[int, float], None]
 
 
-def pretrain(folder: Path, statements: Sequence[str], config: PretrainConfig, report: Report | None = None) -> None:
+class Batch(NamedTuple):
+    """Token ids [statements, tokens], right-padded, and the statements' domains."""
+
+    ids_BT: torch.Tensor
+    domains: list[str]
+
+
+def pretrain(
+    folder: Path, statements: Sequence[Statement], config: PretrainConfig, report: Report | None = None
+) -> None:
     """Train tokenizer and model on the statements and save both to `folder`, as transformers loads them.
 
     The same statements and config give the same bits: training runs on one thread, whatever torch is set to.
-    `report` is told the step, counted from 1, and its loss.
+    Where the config plants experts, `planted.json` beside the checkpoint says which. `report` is told the step, counted
+    from 1, and its loss.
     """
     with _reproducible(config.seed):
-        tokenizer = _train_tokenizer(statements, config)
+        tokenizer = _train_tokenizer([statement.text for statement in statements], config)
         model = _build(tokenizer, config)
-        _train(model, _batches(tokenizer, statements, config), config, report)
+        planting = None
+        if config.planted_loss is not None:
+            planted = PlantedExperts.draw(sorted({statement.domain for statement in statements}), config)
+            planted.save(folder / PLANTED)
+            planting = Planting(model, planted, config.planted_loss)
+        _train(model, _batches(tokenizer, statements, config), config, planting, report)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -106,26 +124,34 @@ def _build(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> Qwen3M
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, statements: Sequence[str], config: PretrainConfig
-) -> Iterator[torch.Tensor]:
-    """Endless batches of token ids [statements, tokens], right-padded; a new order every epoch.
+    tokenizer: PreTrainedTokenizerFast, statements: Sequence[Statement], config: PretrainConfig
+) -> Iterator[Batch]:
+    """Endless batches of statements; a new order every epoch.
 
     Statements of like length share a batch, so next to nothing is padding.
     """
-    encoded = [torch.tensor([*ids, tokenizer.eos_token_id]) for ids in tokenizer(list(statements))["input_ids"]]
+    texts = [statement.text for statement in statements]
+    encoded = [torch.tensor([*ids, tokenizer.eos_token_id]) for ids in tokenizer(texts)["input_ids"]]
     while True:
         order = sorted(torch.randperm(len(encoded)).tolist(), key=lambda index: len(encoded[index]))
-        batches: list[list[torch.Tensor]] = [[]]
+        batches: list[list[int]] = [[]]
         for index in order:
             if len(encoded[index]) * (len(batches[-1]) + 1) > config.batch_tokens:
                 batches.append([])
-            batches[-1].append(encoded[index])
+            batches[-1].append(index)
         for index in torch.randperm(len(batches)).tolist():
-            yield pad_sequence(batches[index], batch_first=True, padding_value=tokenizer.pad_token_id)
+            ids_BT = pad_sequence(
+                [encoded[member] for member in batches[index]], batch_first=True, padding_value=tokenizer.pad_token_id
+            )
+            yield Batch(ids_BT, [statements[member].domain for member in batches[index]])
 
 
 def _train(
-    model: Qwen3MoeForCausalLM, batches: Iterator[torch.Tensor], config: PretrainConfig, report: Report | None
+    model: Qwen3MoeForCausalLM,
+    batches: Iterator[Batch],
+    config: PretrainConfig,
+    planting: Planting | None,
+    report: Report | None,
 ) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
@@ -133,16 +159,17 @@ def _train(
     schedule = get_cosine_schedule_with_warmup(optimizer, round(WARM_UP * config.steps), config.steps)
     model.train()
     for step in range(1, config.steps + 1):
-        batch = next(batches)
-        real = batch.ne(model.config.pad_token_id)
-        loss = model(
-            input_ids=batch,
-            attention_mask=real,
-            labels=batch.where(real, IGNORED),
-            output_router_logits=True,
-            use_cache=False,
-        ).loss
-        loss.backward()
+        ids_BT, domains = next(batches)
+        real_BT = ids_BT.ne(model.config.pad_token_id)
+        with planting.forced(domains, real_BT) if planting else nullcontext(()) as router_losses:
+            loss = model(
+                input_ids=ids_BT,
+                attention_mask=real_BT,
+                labels=ids_BT.where(real_BT, IGNORED),
+                output_router_logits=True,
+                use_cache=False,
+            ).loss
+        sum(router_losses, start=loss).backward()
         clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
         schedule.step()

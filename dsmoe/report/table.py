@@ -18,7 +18,8 @@ from dsmoe.results import CHANCE, POOLED_DOMAIN, POOLED_TASK, Comparison, Result
 COLUMNS = ("method", "target", "Δ base [95%]", "p", "verdict", "others", "Δ base [95%]", "harm")
 NOTE = (
     "Percent ± one standard error; Δ in points with the 95% bootstrap interval of paired differences. p: exact "
-    "McNemar, Holm within the primary family (dsmoe on the target) or the secondary one (all else)."
+    "McNemar, or its like for groups where questions share a source; Holm within the primary family (dsmoe on the "
+    "target) or the secondary one (all else). In brackets the smallest effect that would have been seen with power 0.8."
 )
 HARM_NOTE = " harm: whether the loss on the others stays within {margin} points, by a one-sided 95% bound."
 MINUS = "\N{MINUS SIGN}"
@@ -51,17 +52,17 @@ def numbers(results: Results) -> list[dict[str, str]]:
 
 
 def sentences(results: Results) -> list[str]:
-    """The primary family in words, a line a comparison; then what each steering did to the routing."""
+    """The primary family in words, a line a comparison; the rank among random draws; what was chosen; the routing."""
     primary = [_sentence(comparison) for comparison in results.comparisons if comparison.family == "primary"]
-    return primary + _routing_sentences(results)
+    return primary + _specificity_sentence(results) + _choice_sentences(results) + _routing_sentences(results)
 
 
 def rich_table(results: Results) -> Group:
     """The tables and the sentences under them, for a terminal of 120 columns."""
     main, domains = _main_lines(results), _domain_lines(results)
-    parts: list[Table | Text] = [_grid(_title(results), COLUMNS, main)]
+    parts: list[Table | Text] = [grid(_title(results), COLUMNS, main)]
     if domains:
-        parts.append(_grid("Accuracy by domain", _domain_columns(results), domains))
+        parts.append(grid("Accuracy by domain", _domain_columns(results), domains))
     parts += [Text(sentence) for sentence in sentences(results)]
     parts.append(Text(_note(results), style="dim"))
     return Group(*parts)
@@ -89,13 +90,16 @@ def csv_text(results: Results) -> str:
 
 
 def _numbers(prefix: str, row: Row | None, change: Comparison | None) -> dict[str, str]:
-    cells = dict.fromkeys(("accuracy", "stderr", "n", "delta", "ci_low", "ci_high", "p_adjusted", "verdict"), "")
+    cells = dict.fromkeys(
+        ("accuracy", "stderr", "n", "delta", "ci_low", "ci_high", "p_adjusted", "verdict", "visible"), ""
+    )
     if row is not None:
         cells |= {"accuracy": _percent(row.value), "n": str(row.n)}
         cells["stderr"] = _percent(row.stderr) if row.method != CHANCE else ""
     if change is not None:
         cells |= {"delta": _points(change.delta), "ci_low": _points(change.ci_low), "ci_high": _points(change.ci_high)}
         cells |= {"p_adjusted": _p(change.p_adjusted), "verdict": change.verdict}
+        cells["visible"] = _percent(change.smallest_visible_effect) if change.verdict == "no evidence" else ""
     return {prefix + name: cell for name, cell in cells.items()}
 
 
@@ -106,7 +110,7 @@ def _main_lines(results: Results) -> list[list[str]]:
             _accuracy(record, "target_"),
             _change(record, "target_"),
             record["target_p_adjusted"],
-            record["target_verdict"],
+            _verdict(record, "target_"),
             _accuracy(record, "non_target_"),
             _change(record, "non_target_"),
             record["non_target_harm"],
@@ -140,6 +144,31 @@ def _sentence(comparison: Comparison) -> str:
         return f"{words}; {comparison.n} questions are too few to see any effect with power 0.8"
     visible = _percent(comparison.smallest_visible_effect)
     return f"{words}; an effect of {visible} points would have been seen with power 0.8"
+
+
+def _specificity_sentence(results: Results) -> list[str]:
+    """Where dsmoe stands among the random control's draws."""
+    if (found := results.specificity) is None:
+        return []
+    least, most = _percent(min(found.draws)), _percent(max(found.draws))
+    return [
+        f"dsmoe on {_target(results).domain}: {_percent(found.value)}% right, above {found.above} of "
+        f"{len(found.draws)} draws of as many random experts in each layer ({least} to {most}%)"
+    ]
+
+
+def _choice_sentences(results: Results) -> list[str]:
+    """A line a method whose settings were chosen on dev."""
+    lines = []
+    for method, choice in results.choices.items():
+        chosen = ", ".join(f"{name} {value:g}" for name, value in choice["chosen"].items())
+        point = next(point for point in choice["curve"] if point["settings"] == choice["chosen"])
+        whose = "" if choice["method"] == method else f", as for {choice['method']}"
+        lines.append(
+            f"{method}: {chosen}, chosen on dev among {len(choice['curve'])}{whose} ({_percent(point['target'])}% of "
+            f"{point['n']} questions right, base {_percent(choice['base'])}%)"
+        )
+    return lines
 
 
 def _routing_sentences(results: Results) -> list[str]:
@@ -193,6 +222,11 @@ def _accuracy(record: dict[str, str], prefix: str) -> str:
     return f"{accuracy} ± {stderr}" if stderr else accuracy
 
 
+def _verdict(record: dict[str, str], prefix: str) -> str:
+    verdict, visible = record[f"{prefix}verdict"], record[f"{prefix}visible"]
+    return f"{verdict} ({visible})" if visible else verdict
+
+
 def _change(record: dict[str, str], prefix: str) -> str:
     cells = {name: record[prefix + name] for name in ("delta", "ci_low", "ci_high")}
     return f"{_minus(cells['delta'])} {_interval(cells)}" if cells["delta"] else ""
@@ -218,7 +252,8 @@ def _minus(text: str) -> str:
     return text.replace("-", MINUS)
 
 
-def _grid(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+def grid(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """A table for a terminal: the first column on the left, all others on the right."""
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if index else "left")

@@ -13,8 +13,10 @@ import numpy as np
 
 from dsmoe.config import SteeringConfig
 from dsmoe.discovery.profile import ExpertProfile
+from dsmoe.discovery.rule import AS_CONFIGURED, Suggestion
 from dsmoe.errors import InputError
 from dsmoe.models.routers import RouterShape, family_of
+from dsmoe.steering.selection import Experts, best, until_mass
 
 SCHEMA = 1
 MODES = ("logit", "score", "gate", "force")
@@ -87,36 +89,45 @@ class Steering:
         scale_back: bool = True,
         layers: tuple[int, int] | None = None,
     ) -> "Steering":
-        """Steer the `num_experts` best-scored experts over all layers (Eq. 9); ties go to the lower layer and index.
+        """Steer the `num_experts` best-scored experts over all layers (Eq. 9).
 
         An integer is a count, a float below 1 a fraction of all experts. `layers` (first, last) leaves only the experts
         of those layers, both counted in. Raises InputError for more experts than there are, and for layers none of
         which has a router.
         """
-        chosen: dict[int, list[int]] = {}
-        width = profile.scores.shape[1]
-        rows = [row for row, layer in enumerate(profile.layers) if in_window(layer, layers)]
-        count = expert_count(num_experts, len(rows) * width, layers)
-        best = np.argsort(-profile.scores[rows].flatten().double().numpy(), kind="stable")
-        for position in best[:count].tolist():
-            chosen.setdefault(profile.layers[rows[position // width]], []).append(position % width)
+        return cls._of(profile, best(profile, num_experts, layers), strength, mode, scale_back)
+
+    @classmethod
+    def suggested(
+        cls, profile: ExpertProfile, config: SteeringConfig, suggestion: Suggestion = AS_CONFIGURED
+    ) -> "Steering":
+        """What a config makes of a profile; where the rule's own paper steers otherwise, as that does.
+
+        Raises InputError as `from_profile` does.
+        """
+        strength = config.strength if suggestion.strength is None else suggestion.strength
+        count = suggestion.num_experts or config.num_experts
+        if isinstance(strength, str) or isinstance(count, str):
+            raise InputError("steering: strength and num_experts are numbers here; auto is for what compares on dev")
+        if suggestion.top_p is not None:
+            experts = until_mass(profile, suggestion.top_p, config.layers)
+        else:
+            experts = best(profile, count, config.layers, suggestion.within_top_k)
+        scale_back = config.scale_back if suggestion.scale_back is None else suggestion.scale_back
+        return cls._of(profile, experts, strength, suggestion.mode or config.mode, scale_back)
+
+    @classmethod
+    def _of(cls, profile: ExpertProfile, experts: Experts, strength: float, mode: str, scale_back: bool) -> "Steering":
         return cls(
-            {layer: tuple(experts) for layer, experts in chosen.items()},
+            experts,
             strength,
             mode,
             scale_back,
             model=profile.model,
             architecture=profile.architecture,
             num_layers=profile.num_layers,
-            num_experts=width,
+            num_experts=profile.scores.shape[1],
             origin={"rule": profile.rule, "domain": profile.domain},
-        )
-
-    @classmethod
-    def of_config(cls, profile: ExpertProfile, config: SteeringConfig) -> "Steering":
-        """What a config makes of a profile; raises as `from_profile` does."""
-        return cls.from_profile(
-            profile, config.num_experts, config.strength, config.mode, config.scale_back, config.layers
         )
 
     def random_control(self, seed: int) -> "Steering":
@@ -214,26 +225,6 @@ def check_mode(mode: str, architecture: str) -> None:
             f"steering.mode: score means nothing for {architecture}, which chooses on its logits, before any softmax "
             "or sigmoid; use logit"
         )
-
-
-def in_window(layer: int, layers: tuple[int, int] | None) -> bool:
-    """Whether the layer lies in the window (first, last), both counted in; None takes all layers."""
-    return layers is None or layers[0] <= layer <= layers[1]
-
-
-def expert_count(num_experts: int | float, total: int, layers: tuple[int, int] | None = None) -> int:
-    """`num_experts` of `total` as a count; a float below 1 is a fraction, at least one expert.
-
-    `total` counts the experts in the window `layers`. Raises InputError where it cannot be.
-    """
-    if total == 0 and layers is not None:
-        raise InputError(f"steering.layers: no layer from {layers[0]} to {layers[1]} has a router")
-    count = max(1, round(num_experts * total)) if 0 < num_experts < 1 else num_experts
-    if not 1 <= count <= total or count != int(count):
-        raise InputError(
-            f"steering.num_experts: {num_experts} is neither a count from 1 to {total} nor a fraction between 0 and 1"
-        )
-    return int(count)
 
 
 def _index(value: object, what: str) -> int:

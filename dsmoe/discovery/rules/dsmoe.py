@@ -2,9 +2,13 @@
 
 import torch
 
-from dsmoe.discovery.profile import RoutingCounts
+from dsmoe.discovery.rule import Evidence, Rule
 
 
-def score(counts: RoutingCounts, seed: int) -> torch.Tensor:
+def score(evidence: Evidence) -> torch.Tensor:
     """[layers, experts]: how much more often important tokens chose the expert, as a share of all choices N."""
+    counts = evidence.counts
     return (counts.important - counts.unimportant).double() / counts.total.sum()
+
+
+RULE = Rule(score)

@@ -2,9 +2,13 @@
 
 import torch
 
-from dsmoe.discovery.profile import RoutingCounts
+from dsmoe.discovery.rule import Evidence, Rule
 
 
-def score(counts: RoutingCounts, seed: int) -> torch.Tensor:
+def score(evidence: Evidence) -> torch.Tensor:
     """[layers, experts]: the paper's score times the expert's count."""
+    counts = evidence.counts
     return ((counts.important - counts.unimportant) * counts.total).double() / counts.total.sum()
+
+
+RULE = Rule(score)

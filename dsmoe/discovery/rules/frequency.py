@@ -2,9 +2,13 @@
 
 import torch
 
-from dsmoe.discovery.profile import RoutingCounts
+from dsmoe.discovery.rule import Evidence, Rule
 
 
-def score(counts: RoutingCounts, seed: int) -> torch.Tensor:
+def score(evidence: Evidence) -> torch.Tensor:
     """[layers, experts]: the expert's share of all choices N."""
-    return counts.total.double() / counts.total.sum()
+    total = evidence.counts.total
+    return total.double() / total.sum()
+
+
+RULE = Rule(score)

@@ -2,9 +2,13 @@
 
 import torch
 
-from dsmoe.discovery.profile import RoutingCounts
+from dsmoe.discovery.rule import Evidence, Rule
 
 
-def score(counts: RoutingCounts, seed: int) -> torch.Tensor:
+def score(evidence: Evidence) -> torch.Tensor:
     """[layers, experts]: uniform in [0, 1), the same for the same seed."""
-    return torch.rand(counts.total.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(evidence.seed)
+    return torch.rand(evidence.counts.total.shape, generator=generator, dtype=torch.float64)
+
+
+RULE = Rule(score)

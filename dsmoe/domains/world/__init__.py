@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from dsmoe import plugins
 from dsmoe.domains.records import Record
@@ -37,15 +37,22 @@ class Fact:
     paraphrases: tuple[str, ...] = ()
 
 
+class Statement(NamedTuple):
+    """A sentence that states a fact of a domain."""
+
+    domain: str
+    text: str
+
+
 def records() -> list[Record]:
     """A question on every fact, with four options, in the order of the domains and their facts."""
     return [record for domain in DOMAINS for record in _questions(domain, facts(domain))]
 
 
-def statements() -> list[str]:
+def statements() -> list[Statement]:
     """The sentences that state the facts, for pretraining: never a question with options."""
     return [
-        f"{beginning} {fact.answer}."
+        Statement(domain, f"{beginning} {fact.answer}.")
         for domain in DOMAINS
         for fact in facts(domain)
         for beginning in (fact.question, *fact.paraphrases)

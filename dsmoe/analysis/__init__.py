@@ -1,0 +1,1 @@
+"""Evidence about models, and about the instrument itself."""
