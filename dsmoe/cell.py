@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from dsmoe.config import Config, SftConfig
+from dsmoe.config import GENERATES, Config, SftConfig
 from dsmoe.discovery.rule import rule_of
 from dsmoe.discovery.tokens import read_stop_words
 from dsmoe.domains import world
@@ -160,9 +160,19 @@ class Cell:
                 "examples": self.inputs.examples(trial.split, domain),
                 "metric": benchmark.metric,
                 "batch_size": benchmark.batch_size,
-                "max_new_tokens": benchmark.max_new_tokens,
+                "generation": self._generation_key if benchmark.task in GENERATES else None,
             },
         )
+
+    @property
+    def _generation_key(self) -> Key:
+        """How answers are generated."""
+        generation = self.config.generation
+        return {
+            **asdict(generation),
+            "max_new_tokens": self.config.benchmark.max_new_tokens,
+            "seed": self.config.seed if generation.temperature else None,
+        }
 
     @property
     def stages(self) -> list[Stage]:
@@ -255,6 +265,7 @@ class Cell:
             ("model", "path"),
             ("model", "device_map"),
             ("dataset", "path"),
+            ("benchmark", "path"),
             ("discovery", "checkpointing"),
             ("discovery", "profile"),
             ("steering", "file"),

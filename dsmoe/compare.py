@@ -2,6 +2,7 @@
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -61,7 +62,11 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
 
 def _outcome(cell: Cell, answers: Answers, steering: Steering | None) -> Outcome:
     """A method's right answers on one task."""
-    answered, first = answers.samples, answers.samples[0]
+    first = answers.samples[0]
+    right: Counter[tuple[int, str, str]] = Counter()
+    for sample in answers.samples:
+        right[sample.doc_id, sample.doc_hash, sample.record_id] += sample.score == 1
+    generated = first.response is not None
     group = {record.id: record.group for record in cell.inputs.questions("test", first.domain).records}
     return Outcome(
         method=first.method,
@@ -69,11 +74,14 @@ def _outcome(cell: Cell, answers: Answers, steering: Steering | None) -> Outcome
         domain=first.domain,
         role="target" if first.domain == cell.config.domain else "non_target",
         metric=cell.config.benchmark.metric,
-        doc_ids=tuple(sample.doc_id for sample in answered),
-        doc_hashes=tuple(sample.doc_hash for sample in answered),
-        groups=tuple(group[sample.record_id] for sample in answered),
-        right=tuple(int(sample.score == 1) for sample in answered),
-        chance=math.fsum(1 / sample.num_options for sample in answered) / len(answered),
+        doc_ids=tuple(doc_id for doc_id, _, _ in right),
+        doc_hashes=tuple(doc_hash for _, doc_hash, _ in right),
+        groups=tuple(group[record_id] for _, _, record_id in right),
+        right=tuple(right.values()),
+        chance=math.fsum(1 / s.num_options for s in answers.samples if s.num_options) / len(answers.samples),
+        samples=cell.config.generation.samples,
+        truncated=sum(sample.truncated is True for sample in answers.samples) if generated else None,
+        unanswered=sum(sample.answered is False for sample in answers.samples) if generated else None,
         strength=steering.strength if steering else None,
         num_experts=steering.total_experts if steering else None,
         mode=steering.mode if steering else None,

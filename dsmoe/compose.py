@@ -29,7 +29,7 @@ from dsmoe.plugins import did_you_mean
 
 SCHEMA = TypeAdapter(Config)
 LAUNCHER = TypeAdapter(LauncherConfig)
-FREE = ("cluster.environment.", "cluster.sbatch.", "discovery.markers.")
+FREE = ("cluster.environment.", "cluster.sbatch.", "discovery.markers.", "generation.template_args.")
 """Keys below these are the user's own."""
 GROUPS = ("conf", "")
 """Where groups' folders are, below the root: `sweeps` lies beside `conf`."""

@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
-Benchmark = Literal["option_text", "letter", "mmlu_pro"]
+Benchmark = Literal["option_text", "letter", "mmlu_pro", "gpqa", "aime"]
 Metric = Literal["acc", "acc_norm", "exact_match"]
 Mode = Literal["logit", "score", "gate", "force"]
 Span = Literal["prompt", "question", "options", "generated"]
@@ -32,6 +32,8 @@ Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 Launcher = Literal["slurm"]
 Tracking = Literal["offline", "online", "disabled"]
 
+GENERATES = frozenset({"mmlu_pro", "gpqa", "aime"})
+"""The benchmark tasks whose answers are generated; the others score given ones."""
 STUDY = re.compile(r"(?!stages$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 UNNAMEABLE = "/\\#?%:\n\r"
@@ -136,21 +138,76 @@ class DatasetConfig:
     splits: SplitsConfig
     """How records are split."""
 
+    key = "dataset"
+
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkConfig:
     task: Benchmark
-    """option_text scores the options' words, letter their letters; mmlu_pro is lm-eval's own task."""
+    """option_text scores the options' words, letter their letters; mmlu_pro, gpqa and aime are lm-eval's own tasks."""
     metric: Metric
     """The lm-eval metric that is compared."""
+    source: str | None
+    """Where its questions come from, all of them test, as for dataset.source; null asks the data set's test split."""
+    path: str | None
+    """A local file of them in place of the Hub."""
+    revision: str | None
+    """Branch, tag or commit of them on the Hub."""
     non_target: tuple[str, ...] | None
-    """Domains beside the target; null takes all others of the data set."""
+    """Domains beside the target; null takes all others that have test questions."""
     limit: Count | None
     """Most test questions a domain; null takes all."""
     batch_size: Count
     """Sequences a batch. Another size gives other bits."""
     max_new_tokens: Count
     """Longest generated answer, for tasks that generate."""
+
+    key = "benchmark"
+
+    def __post_init__(self) -> None:
+        if self.source is None and (self.path or self.revision):
+            raise ValueError("path and revision: want source too, the kind of questions that they are of")
+
+
+Origin = DatasetConfig | BenchmarkConfig
+"""What names where records come from: `source`, `path` and `revision` below `key`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """How answers are generated; `benchmark.max_new_tokens` says how long."""
+
+    chat_template: bool
+    """Ask through the checkpoint's chat template, examples as earlier turns."""
+    system_prompt: Text | None
+    """What stands before every question; with chat_template, the system's turn."""
+    template_args: Mapping[Text, str | int | bool] = field(hash=False)
+    """Further arguments of the chat template: +generation.template_args.enable_thinking=false."""
+    think_end: Text | int | None
+    """Text, or the id of a token, that ends the thinking: what stands before it is no answer, nor ends one."""
+    samples: Count
+    """Answers to each question; more than one want a temperature."""
+    temperature: Annotated[float, Interval(ge=0, lt=math.inf)]
+    """Of sampling; 0 always takes the likeliest token."""
+    top_p: Annotated[float, Interval(gt=0, le=1)]
+    """Sample from the likeliest tokens that together have this probability."""
+    top_k: Count | None
+    """Sample from this many likeliest tokens; null from all."""
+
+    def __post_init__(self) -> None:
+        if self.temperature == 0:
+            for name, given in (("samples", self.samples > 1), ("top_p", self.top_p < 1), ("top_k", self.top_k)):
+                if given:
+                    raise ValueError(f"{name} is {getattr(self, name)}, but at temperature 0 nothing is sampled")
+        if self.template_args and not self.chat_template:
+            raise ValueError("template_args: are arguments of the chat template, but chat_template is false")
+
+    @property
+    def changed(self) -> list[str]:
+        """The settings that are not the plainest: no template, no system prompt, one answer without sampling."""
+        plain: tuple[Any, ...] = (False, None, {}, None, 1, 0.0, 1.0, None)
+        names = self.__dataclass_fields__
+        return [name for name, value in zip(names, plain, strict=True) if getattr(self, name) != value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +394,7 @@ class Config:
     model: ModelConfig
     dataset: DatasetConfig
     benchmark: BenchmarkConfig
+    generation: GenerationConfig
     discovery: DiscoveryConfig
     steering: SteeringConfig
     sft: SftConfig
@@ -351,7 +409,12 @@ class Config:
     study: str
     """The folder of this study's cells below paths.results."""
     seed: Seed
-    """Seeds fine-tuning, the random controls and the bootstrap."""
+    """Seeds fine-tuning, the random controls, sampled answers and the bootstrap."""
+
+    @property
+    def questions(self) -> Origin:
+        """Where the test questions come from."""
+        return self.dataset if self.benchmark.source is None else self.benchmark
 
     def __post_init__(self) -> None:
         if len(set(self.methods)) < len(self.methods):
@@ -361,6 +424,11 @@ class Config:
             raise ValueError(f"cluster.nodes: {nodes}, but a model runs on one node unless method sft fine-tunes it")
         if processes % nodes:
             raise ValueError(f"cluster.nodes: {nodes} cannot share sft.processes={processes} evenly")
+        if self.benchmark.task not in GENERATES and self.generation.changed:
+            raise ValueError(
+                f"generation.{self.generation.changed[0]}: benchmark.task={self.benchmark.task} generates nothing; "
+                f"allowed with {', '.join(sorted(GENERATES))}"
+            )
         if "steering" in self.methods and self.steering.file is None:
             raise ValueError("methods: steering wants steering.file=FILE, a steering of your own")
         if not STUDY.fullmatch(self.study):

@@ -6,13 +6,13 @@ from functools import lru_cache
 from typing import Any
 
 from dsmoe.cell import Cell
-from dsmoe.config import AUTO, SftConfig
+from dsmoe.config import AUTO, GENERATES, SftConfig
 from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
 from dsmoe.inputs import Part
 from dsmoe.methods import candidates, settings
 from dsmoe.models.duration import Work, backward, forward, tokens_of, training
 from dsmoe.models.forwards import CHECKPOINTING_FROM
-from dsmoe.models.needs import EXAMPLES, GENERATES, Needs, needs
+from dsmoe.models.needs import EXAMPLES, Needs, needs
 from dsmoe.stage import Stage, stable_hash
 
 

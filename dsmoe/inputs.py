@@ -11,18 +11,19 @@ from pathlib import Path
 
 from dsmoe import plugins
 from dsmoe.baselines.adapter import check_adapter
-from dsmoe.config import AUTO, BenchmarkConfig, Config, DatasetConfig, SteeringConfig
+from dsmoe.config import AUTO, GENERATES, Config, DatasetConfig, Origin, SteeringConfig
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.discovery.rule import rule_of
 from dsmoe.domains.prompts import Scoring
 from dsmoe.domains.records import Record, content_hash
-from dsmoe.domains.splits import Splits, split_records
+from dsmoe.domains.splits import Splits, split_records, transferred
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
 from dsmoe.methods import ORACLE, Recipe, candidates, known, open_settings, recipe, settings, suggestion
+from dsmoe.models.chat import check_chat
 from dsmoe.models.checkpoint import content_of, model_config
 from dsmoe.models.fit import check_fits, check_processes, machine
-from dsmoe.models.load import router_shape
+from dsmoe.models.load import context_length, router_shape
 from dsmoe.models.needs import needs
 from dsmoe.models.routers import RouterShape
 from dsmoe.steering.selection import expert_count, in_window
@@ -54,29 +55,46 @@ class Part:
         return content_hash(self.records)
 
 
+def load_records(origin: Origin) -> list[Record]:
+    """The records that the origin names. Raises InputError where there are none."""
+    records: list[Record] = plugins.load(SOURCES, origin.source or "", f"{origin.key}.source").load(origin)
+    if not records:
+        raise InputError(f"{origin.path or origin.source}: has no records")
+    return records
+
+
+def _content(origin: Origin) -> str | None:
+    """A hash of the file that the origin names, if it names one."""
+    return content_of(Path(origin.path)) if origin.path and Path(origin.path).is_file() else None
+
+
+Read = tuple[DatasetConfig, Origin, tuple[str | None, ...]]
+"""What records are read: the data set, where its test questions come from, and hashes of the files that these name."""
+
+
 @lru_cache(maxsize=4)
-def _split(config: DatasetConfig, content: str | None) -> Splits:
-    """The data set's records, read once for all cells of a sweep; `content` is a hash of the file, if it is one."""
-    return split_records(plugins.load(SOURCES, config.source, "dataset.source").load(config), config.splits)
+def _split(dataset: DatasetConfig, questions: Origin, contents: tuple[str | None, ...]) -> Splits:
+    """The data set's records, tested by `questions`: read once for all cells of a sweep while the contents stay."""
+    splits = split_records(load_records(dataset), dataset.splits)
+    return splits if questions is dataset else transferred(splits, load_records(questions))
 
 
 @lru_cache(maxsize=1024)
-def _part(config: DatasetConfig, content: str | None, split: str, domains: tuple[str, ...], limit: int | None) -> Part:
+def _part(read: Read, split: str, domains: tuple[str, ...], limit: int | None) -> Part:
     """The first `limit` records of a split and each domain."""
-    splits = _split(config, content)
+    splits = _split(*read)
     return Part(tuple(record for domain in domains for record in splits.of(split, domain, limit)))
 
 
 @lru_cache(maxsize=1024)
-def _examples(benchmark: BenchmarkConfig, dataset: DatasetConfig, part: Part, domain: str) -> str:
+def _examples(task: str, origin: Origin, part: Part, domain: str) -> str:
     """A hash of what the model is shown beside the domain's questions."""
-    return _task(benchmark, dataset, part, domain).examples
+    return _task(task, origin, part, domain).examples
 
 
-def _task(benchmark: BenchmarkConfig, dataset: DatasetConfig, part: Part, domain: str) -> Task:
-    kind = plugins.load(TASKS, benchmark.task, "benchmark.task")
-    task: Task = kind.task(domain, part.records, benchmark, dataset)
-    return task
+def _task(task: str, origin: Origin, part: Part, domain: str) -> Task:
+    found: Task = plugins.load(TASKS, task, "benchmark.task").task(domain, part.records, origin)
+    return found
 
 
 class Inputs:
@@ -88,27 +106,28 @@ class Inputs:
         self._check_domains()
         self._check_evidence()
         self._check_model()
+        self._check_generation()
 
     @cached_property
     def splits(self) -> Splits:
-        """The data set's records, split."""
-        return _split(self.config.dataset, self._content)
+        """The data set's records, split, the benchmark's own ones as the test split where it has some."""
+        return _split(*self._read)
 
     @cached_property
-    def _content(self) -> str | None:
-        path = self.config.dataset.path
-        return content_of(Path(path)) if path and Path(path).is_file() else None
+    def _read(self) -> Read:
+        dataset, questions = self.config.dataset, self.config.questions
+        return dataset, questions, (_content(dataset), _content(questions))
 
     def _part(self, split: str, domains: Sequence[str], limit: int | None) -> Part:
         """The first `limit` records of a split and each domain, None for all."""
-        return _part(self.config.dataset, self._content, split, tuple(domains), limit)
+        return _part(self._read, split, tuple(domains), limit)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
         """The target domain, then the non-target ones."""
         others = self.config.benchmark.non_target
         if others is None:
-            others = tuple(domain for domain in self.splits.domains if domain != self.config.domain)
+            others = tuple(domain for domain in self.splits.tested if domain != self.config.domain)
         return (self.config.domain, *others)
 
     @property
@@ -143,11 +162,15 @@ class Inputs:
 
     def task(self, split: str, domain: str) -> Task:
         """A split's questions of a domain as lm-eval wants them."""
-        return _task(self.config.benchmark, self.config.dataset, self.questions(split, domain), domain)
+        return _task(self.config.benchmark.task, self._origin(split), self.questions(split, domain), domain)
 
     def examples(self, split: str, domain: str) -> str:
         """A hash of what the model is shown beside them."""
-        return _examples(self.config.benchmark, self.config.dataset, self.questions(split, domain), domain)
+        return _examples(self.config.benchmark.task, self._origin(split), self.questions(split, domain), domain)
+
+    def _origin(self, split: str) -> Origin:
+        """Where the records of a split come from."""
+        return self.config.questions if split == "test" else self.config.dataset
 
     @property
     def scoring(self) -> Scoring:
@@ -190,7 +213,8 @@ class Inputs:
         for key, domain in (("domain", target), *(("benchmark.non_target", d) for d in self.domains[1:])):
             self._check_domain(key, domain)
             if not self.questions("test", domain).records:
-                raise InputError(f"{key}: {domain!r} has no test questions")
+                tested = ", ".join(self.splits.tested)
+                raise InputError(f"{key}: {domain!r} has no test questions; there are some of {tested or 'no domain'}")
         if len(set(self.domains)) < len(self.domains):
             twice = ", ".join(self.domains)
             raise InputError(f"benchmark.non_target: a domain is named twice, or is the target: {twice}")
@@ -218,11 +242,29 @@ class Inputs:
             if rule_of(one.rule).contrasts and not self.discover_part(self.contrast).records:
                 raise InputError(f"methods: {one.rule} holds {config.domain!r} against other domains; there are none")
         opened = [name for method in config.methods for name in open_settings(settings(method, config))]
+        if opened and config.benchmark.source is not None:
+            raise InputError(
+                f"{_key(opened[0])}: auto chooses on the data set's dev questions, which are of another kind than "
+                f"those of benchmark.source={config.benchmark.source}; choose there, and carry the settings over"
+            )
         if opened and (questions := len(self.questions("dev", config.domain).records)) < FEWEST:
             raise InputError(
-                f"{'sft' if opened[0] in ('epochs', 'learning_rate') else 'steering'}.{opened[0]}: auto chooses on the "
+                f"{_key(opened[0])}: auto chooses on the "
                 f"{questions} dev questions of {config.domain!r}; it wants at least {FEWEST}"
             )
+
+    def _check_generation(self) -> None:
+        benchmark, model = self.config.benchmark, self.config.model
+        if benchmark.task not in GENERATES:
+            return
+        context = context_length(model)
+        if context is not None and benchmark.max_new_tokens >= context:
+            raise InputError(
+                f"benchmark.max_new_tokens: {benchmark.max_new_tokens} leaves no room for a question in "
+                f"{model.name}'s context of {context} tokens"
+            )
+        if self.config.generation.chat_template:
+            check_chat(model, self.config.generation)
 
     def _check_model(self) -> None:
         there = machine(self.config.cluster, self.config.model)
@@ -256,3 +298,8 @@ class Inputs:
         expert_count(steering.num_experts, sum(experts.values()), steering.layers)
         if self.own_profile is not None and method == "dsmoe":
             Steering.suggested(self.own_profile, steering).check_fit(shape)
+
+
+def _key(setting: str) -> str:
+    """The config key of a setting that dev may decide."""
+    return f"{'sft' if setting in ('epochs', 'learning_rate') else 'steering'}.{setting}"

@@ -143,11 +143,12 @@ def _time(seconds: float) -> str:
 def _unnamed(one: Composed) -> str:
     """What must be there before a cell has a name, which is a hash of all its inputs; empty where all of it is."""
     config = one.config
-    model, data = config.model, config.dataset
+    model = config.model
     if model.path is not None and checkpoint.is_local(model) and not any(Path(model.path).glob("*.safetensors")):
         return "the weights are there"
-    if data.source not in LOCAL_SOURCES and data.path is None:
-        return "the data are here: dataset.path=FOLDER names a copy"
+    for origin in (config.dataset, config.benchmark):
+        if origin.source is not None and origin.source not in LOCAL_SOURCES and origin.path is None:
+            return f"the data are here: {origin.key}.path names a copy"
     if one.launcher is not None:  # It runs where `cluster` says.
         return ""
     there = machine(config.cluster, model)

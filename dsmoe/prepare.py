@@ -7,7 +7,7 @@ from rich.console import Console
 from dsmoe import plugins
 from dsmoe.cell import Cell
 from dsmoe.compose import Composed
-from dsmoe.inputs import SOURCES, TASKS
+from dsmoe.inputs import TASKS, load_records
 from dsmoe.models.checkpoint import files
 from dsmoe.progress import Reporter
 from dsmoe.session import Session
@@ -19,12 +19,13 @@ def prepare(composed: Sequence[Composed]) -> int:
     Nothing is loaded onto a device. Raises InputError for what cannot be had.
     """
     console = Console(highlight=False, soft_wrap=True)
-    for data, task in dict.fromkeys((one.config.dataset, one.config.benchmark.task) for one in composed):
-        records = plugins.load(SOURCES, data.source, "dataset.source").load(data)
-        console.print(f"data set {data.source}: {len(records)} questions are here", markup=False)
+    wanted = ((one.config.dataset, one.config.questions, one.config.benchmark.task) for one in composed)
+    for data, questions, task in dict.fromkeys(wanted):
+        for origin in dict.fromkeys((data, questions)):
+            console.print(f"data set {origin.source}: {len(load_records(origin))} questions are here", markup=False)
         examples = getattr(plugins.load(TASKS, task, "benchmark.task"), "examples", None)
         if examples is not None:
-            console.print(f"task {task}: {len(examples(data))} examples are here", markup=False)
+            console.print(f"task {task}: {len(examples(questions))} examples are here", markup=False)
     for one in {one.config.model: one for one in composed}.values():
         model = one.config.model
         folder = Session(Cell(one.config), Reporter()).pretrained() if model.pretrain else files(model)

@@ -42,7 +42,11 @@ class RoutingChange:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one method reached on one task, or on all non-target questions together."""
+    """What one method reached on one task, or on all non-target questions together.
+
+    `value` is a mean over n questions, each of them over its `samples` answers. `truncated` and `unanswered` are shares
+    of generated answers that were cut off, and in which no answer was found; None where nothing is generated.
+    """
 
     method: str
     task: str
@@ -56,6 +60,9 @@ class Row:
     num_experts: int | None = None
     mode: str | None = None
     routing_changed: RoutingChange | None = None
+    samples: int = 1
+    truncated: float | None = None
+    unanswered: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,10 +284,10 @@ class Session:
         return [_read_answers(stage.folder(self.cell.results)) for stage in stages.values()]
 
     def _ask(self, trial: Trial, domain: str, loaded: LoadedModel, watch: RoutingWatch | None, folder: Path) -> None:
-        benchmark, task = self.config.benchmark, self.cell.inputs.task(trial.split, domain)
+        config, task = self.config, self.cell.inputs.task(trial.split, domain)
         with self._work(self.cell.evaluate(trial, domain), f"evaluate: {trial.name} on {domain}") as advance:
             samples: Sequence[Sample] = evaluate(
-                loaded, task, trial.method, benchmark.metric, benchmark.batch_size, advance
+                loaded, task, trial.method, config.benchmark, config.generation, config.seed, advance
             )
         write_samples(samples, folder / SAMPLES)
         if watch is not None:

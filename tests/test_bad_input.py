@@ -320,7 +320,7 @@ CASES: list[Case] = [
         own_data("cut.jsonl.gz"),
         ("cut.jsonl.gz: cannot be read",),
     ),
-    ("a file for the world", nothing, ("dataset=world", "domain=biology"), ("dataset.path", "dataset=records")),
+    ("a file for the world", nothing, ("dataset=world", "domain=biology"), ("dataset.path", "dataset.source=records")),
     # Stop words.
     (
         "missing stop words",

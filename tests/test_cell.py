@@ -60,6 +60,7 @@ def defaults() -> dict[str, str]:
         ("steering.num_experts=3", {DSMOE, RANDOM}),
         ("sft.epochs=2", {"fine_tune", SFT}),
         ("sft.train_size=5", {"fine_tune", SFT}),
+        ("sft.processes=2", {"fine_tune", SFT}),
         ("sft.learning_rate=1e-5", {"fine_tune", SFT}),
         ("benchmark.limit=9", EVALUATIONS),
         ("benchmark.batch_size=3", EVALUATIONS),

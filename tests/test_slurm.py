@@ -233,6 +233,23 @@ def test_disturbed_jobs_end_with_the_same_results(tmp_path: Path, calm: Path, ru
         assert outcomes(tmp_path / name) == {cell: here[cell]}
 
 
+def test_processes_that_fine_tune_end_with_a_preempted_job(tmp_path: Path, run: Run) -> None:
+    """Then they begin anew, and do what one process does."""
+    spread = (*ONE, "methods=[sft]", "sft.processes=2", *SLURM)
+    assert run(tmp_path, *spread)[0] == 0
+    until("it fine-tunes", is_at(tmp_path, "fine-tune"))
+    (one,) = seen(tmp_path).values()
+    assert one.submission is not None
+    preempt(one, State.read(one.submission.folder, one.cell).pid)
+    (one,) = settle(tmp_path).values()
+    assert (one.condition, one.requeued, one.error) == ("finished", 1, "")
+    assert run(tmp_path, *ONE, "methods=[sft]", "benchmark.limit=12")[0] == 0
+    two = outcomes(tmp_path)
+    together, alone = (content["provenance"]["fine_tuning"]["losses"] for content, _ in two.values())
+    assert together == pytest.approx(alone, rel=1e-4)
+    assert len(two) == 2
+
+
 def test_what_runs_is_what_was_submitted(tmp_path: Path) -> None:
     """A package of its own, whose YAML and then whose code is edited while jobs wait in the queue."""
     package = tmp_path / "package"

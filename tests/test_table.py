@@ -190,3 +190,27 @@ def test_a_bar_in_a_name_does_not_break_markdown() -> None:
 def test_results_without_a_target_are_refused() -> None:
     with pytest.raises(InputError, match="cell 3f2a: no row of the target"):
         markdown(replace(results(), rows=()))
+
+
+def test_generated_answers_are_told_from_those_that_are_none() -> None:
+    assert "Generated answers" not in terminal(results())
+    shares = {"chance": (None, None), "base": (0.25, 0.031)}
+    rows = [
+        replace(row, samples=4, truncated=shares[row.method][0], unanswered=shares[row.method][1])
+        for row in results().rows
+        if row.method in shares
+    ]
+    generated = replace(results(), rows=tuple(rows))
+    lines = [line.split() for line in terminal(generated).splitlines()]
+    at = lines.index(["Generated", "answers"])
+    assert ["base", "25.0", "3.1", "25.0", "3.1"] in lines[at:]
+    assert "chance" not in {line[0] for line in lines[at:] if line}
+    assert "| base | 25.0 | 3.1 | 25.0 | 3.1 |" in markdown(generated)
+    (chance, base) = numbers(generated)
+    assert (chance["target_truncated"], base["target_truncated"], base["non_target_unanswered"]) == ("", "25.0", "3.1")
+
+
+def test_the_test_is_named() -> None:
+    assert "p: exact McNemar, Holm" in markdown(results())
+    several = replace(results(), rows=tuple(replace(row, samples=8) for row in results().rows))
+    assert "exact sign flips of the questions' means over 8 answers, Holm" in markdown(several)

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
 
 import torch
 from pydantic import TypeAdapter
@@ -128,17 +127,13 @@ def _started(arguments: list[str], environment: dict[str, str]) -> Iterator["sub
             yield process
         finally:
             if process.poll() is None:
-                _close(process.stdin)
+                assert process.stdin is not None
+                process.stdin.close()
                 process.terminate()
                 try:
                     process.wait(SECONDS_TO_END)
                 except subprocess.TimeoutExpired:
                     process.kill()
-
-
-def _close(pipe: IO[str] | None) -> None:
-    assert pipe is not None
-    pipe.close()
 
 
 def _error_of(shared: Path, status: int, lines: deque[str]) -> Exception:

@@ -12,8 +12,8 @@ def discovery_prompt(record: Record) -> str:
 
     The format is that of the authors of DSMoE (arXiv 2604.05267).
     """
-    options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, record.options, strict=False))
-    return f"{record.question}\n{options}\nAnswer:"
+    options = (f"{letter}. {option}" for letter, option in zip(LETTERS, record.options, strict=False))
+    return "\n".join([record.question, *options, "Answer:"])
 
 
 def evaluation_prompt(record: Record, scoring: Scoring) -> tuple[str, list[str]]:

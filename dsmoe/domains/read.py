@@ -29,20 +29,25 @@ def read_records(path: str | Path, domain: str | None = None) -> list[Record]:
     Raises InputError that counts all bad rows and shows the first ten, each with its line.
     """
     path = Path(path)
-    records = to_records(_rows(path), str(path), default_domain=domain)
+    records = to_records(rows_of(path), str(path), default_domain=domain)
     chosen = [record for record in records if domain in (None, record.domain)]
     if not chosen:
         raise InputError(f"{path}: has no records" + (f" of domain {domain!r}" if domain and records else ""))
     return chosen
 
 
-def to_records(rows: Iterable[tuple[str, Any]], source: str, default_domain: str | None = None) -> list[Record]:
-    """Records from (where, row) pairs, where a row is a mapping or, if it could not be read, the reason why."""
+def to_records(
+    rows: Iterable[tuple[str, Any]], source: str, default_domain: str | None = None, numeric: bool = False
+) -> list[Record]:
+    """Records from (where, row) pairs, where a row is a mapping or, if it could not be read, the reason why.
+
+    With `numeric` there are no options, and the answer is a number.
+    """
     records, faults = [], []
     seen: dict[str, str] = {}
     for where, row in rows:
         try:
-            record = _record(row, source, default_domain)
+            record = _record(row, source, default_domain, numeric)
             if record.id in seen:
                 raise ValueError(f"id {record.id!r} stands at {seen[record.id]} already")
         except ValueError as error:
@@ -58,7 +63,7 @@ def to_records(rows: Iterable[tuple[str, Any]], source: str, default_domain: str
     return records
 
 
-def _record(row: Any, source: str, default_domain: str | None) -> Record:
+def _record(row: Any, source: str, default_domain: str | None, numeric: bool) -> Record:
     """One row as a record. Raises ValueError that says what is wrong with it."""
     if isinstance(row, ValueError):
         raise row
@@ -68,13 +73,13 @@ def _record(row: Any, source: str, default_domain: str | None) -> Record:
         raise ValueError(f"has {len(row[None])} more cells than the header")
     row = {**{name: row[alias] for name, alias in ALIASES.items() if alias in row}, **row}
     question = _text(row, "question")
-    options = _options(row)
+    options = () if numeric else _options(row)
     return Record(
         id=_name(row, "id") or _content_id(question, options),
         domain=default_domain if default_domain and not row.get("domain") else _text(row, "domain"),
         question=question,
         options=options,
-        answer=_answer(row, options),
+        answer=_number(row) if numeric else _answer(row, options),
         source=_name(row, "source") or source,
         group=normalized(_name(row, "group") or question),
         split=_name(row, "split") or None,
@@ -151,12 +156,24 @@ def _answer(row: Mapping[str, Any], options: tuple[str, ...]) -> int:
     return options.index(answer)
 
 
+def _number(row: Mapping[str, Any]) -> int:
+    answer = row.get("answer")
+    if isinstance(answer, str) and answer.strip().isdecimal():
+        return int(answer)
+    if not isinstance(answer, int) or isinstance(answer, bool) or answer < 0:
+        raise ValueError(f"answer {answer!r} is no whole number")
+    return answer
+
+
 def _content_id(question: str, options: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps([question, options]).encode()).hexdigest()[:16]
 
 
-def _rows(path: Path) -> Rows:
-    """(where, row) of every row of a file; a row that cannot be read is the ValueError that says why."""
+def rows_of(path: Path) -> Rows:
+    """(where, row) of every row of a file; a row that cannot be read is the ValueError that says why.
+
+    Raises InputError for a file that cannot be read at all.
+    """
     suffix = "".join(path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]).lower()
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     kind = suffix.removesuffix(".gz")

@@ -1,4 +1,4 @@
-"""A record: one multiple-choice question of a domain."""
+"""A record: one question of a domain, with options to choose from or a number as its answer."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ MAX_OPTIONS = len(LETTERS)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One multiple-choice question.
+    """One question.
 
-    `answer` is the index of the right option. `group` names the entity asked about (the question itself where the
-    source names none): records of one group never stand on both sides of a split. `split` is the split that the
-    source itself prescribes, if it does.
+    `answer` is the index of the right option; where there are no options, it is the number that is asked for. `group`
+    names the entity asked about (the question itself where the source names none): records of one group never stand on
+    both sides of a split. `split` is the split that the source itself prescribes, if it does.
     """
 
     id: str

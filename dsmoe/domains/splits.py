@@ -24,8 +24,13 @@ class Splits:
 
     @cached_property
     def domains(self) -> list[str]:
-        """Every domain of the data set, in alphabetical order."""
+        """Every domain of the records, in alphabetical order."""
         return sorted({record.domain for split in (self.discover, self.dev, self.test) for record in split})
+
+    @property
+    def tested(self) -> list[str]:
+        """Every domain that there are test questions of, in alphabetical order."""
+        return sorted({record.domain for record in self.test})
 
     def of(self, split: str, domain: str, limit: int | None = None) -> list[Record]:
         """The first `limit` records of a split that belong to `domain`."""
@@ -47,12 +52,26 @@ def split_records(records: Sequence[Record], config: SplitsConfig) -> Splits:
             f"{odd[0].source}: record {odd[0].id!r} is of split {odd[0].split!r}; allowed are {', '.join(NAMES)}"
         )
     chosen = {record.id: record.split or "" for record in prescribed} or _by_quota(records, config)
-    ordered = sorted(records, key=lambda record: (_stable_hash(record.group), record.id))
-    _refuse_leaks(ordered, chosen)
+    ordered = _ordered(records)
+    _refuse_leaks([(record, chosen[record.id]) for record in ordered])
     parts: dict[str, list[Record]] = defaultdict(list)
     for record in ordered:
         parts[chosen[record.id]].append(record)
     return Splits(tuple(parts["discover"]), tuple(parts["dev"]), tuple(parts["test"]))
+
+
+def transferred(splits: Splits, records: Sequence[Record]) -> Splits:
+    """The splits with other records, all those of another data set, as the test split.
+
+    Raises InputError that names the pairs where a group, or a question with its options, would stand in two splits.
+    """
+    whole = Splits(splits.discover, splits.dev, tuple(_ordered(records)))
+    _refuse_leaks([(record, split) for split in NAMES for record in getattr(whole, split)])
+    return whole
+
+
+def _ordered(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: (_stable_hash(record.group), record.id))
 
 
 def _by_quota(records: Iterable[Record], config: SplitsConfig) -> dict[str, str]:
@@ -74,20 +93,19 @@ def _by_quota(records: Iterable[Record], config: SplitsConfig) -> dict[str, str]
     return chosen
 
 
-def _refuse_leaks(records: Sequence[Record], chosen: dict[str, str]) -> None:
+def _refuse_leaks(homes: Sequence[tuple[Record, str]]) -> None:
+    """Raise InputError where what two records, each with its split, share stands in two splits."""
     leaks = []
-    first: dict[tuple[str, object], Record] = {}
-    for record in records:
+    first: dict[tuple[str, object], tuple[Record, str]] = {}
+    for record, split in homes:
         content = (normalized(record.question), tuple(sorted(map(normalized, record.options))))
         for kind, key in (("group", record.group), ("question", content)):
-            other = first.setdefault((kind, key), record)
-            if chosen[other.id] != chosen[record.id]:
-                leaks.append(
-                    f"{other.id!r} in {chosen[other.id]} and {record.id!r} in {chosen[record.id]} share a {kind}"
-                )
+            other, home = first.setdefault((kind, key), (record, split))
+            if home != split:
+                leaks.append(f"{other.id!r} in {home} and {record.id!r} in {split} share a {kind}")
     if leaks:
         more = (f"… and {len(leaks) - SHOWN} more",) if len(leaks) > SHOWN else ()
-        raise InputError(f"{records[0].source}: {len(leaks)} leaks between splits", (*leaks[:SHOWN], *more))
+        raise InputError(f"{homes[-1][0].source}: {len(leaks)} leaks between splits", (*leaks[:SHOWN], *more))
 
 
 def _stable_hash(group: str) -> str:

@@ -43,8 +43,9 @@ class Outcome:
     """What one method answered on one task: a question's document id, its hash, its group and its right answers.
 
     `right` counts the right ones of `samples` answers to a question. Questions of a group share a source. `chance` is
-    the mean of 1 / options over the questions. Raises ValueError for no questions, columns of unequal length and a
-    document that stands twice.
+    the mean of 1 / options over the questions, 0 where there are none. `truncated` and `unanswered` count generated
+    answers that were cut off, and those in which no answer was found; None where nothing is generated. Raises ValueError
+    for no questions, columns of unequal length, a document that stands twice and more right answers than samples.
     """
 
     method: str
@@ -58,6 +59,8 @@ class Outcome:
     right: tuple[int, ...]
     chance: float
     samples: int = 1
+    truncated: int | None = None
+    unanswered: int | None = None
     strength: float | None = None
     num_experts: int | None = None
     mode: str | None = None
@@ -68,6 +71,8 @@ class Outcome:
             raise ValueError(f"{self.method} on {self.task}: no questions, or columns of unequal length")
         if len(set(self.doc_ids)) < len(self.doc_ids):
             raise ValueError(f"{self.method} on {self.task}: a document stands twice")
+        if not all(0 <= right <= self.samples for right in self.right):
+            raise ValueError(f"{self.method} on {self.task}: more right answers than samples")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +232,28 @@ def _row(task: str, domain: str, outcomes: Sequence[Outcome]) -> Row:
     first = outcomes[0]
     n, value = len(right), sum(right) / (len(right) * first.samples)
     stderr = standard_error(right, groups, first.samples)
-    steering = (first.strength, first.num_experts, first.mode, _routing_changed(outcomes))
-    return Row(first.method, task, domain, first.role, first.metric, value, stderr, n, *steering)
+    return Row(
+        method=first.method,
+        task=task,
+        domain=domain,
+        role=first.role,
+        metric=first.metric,
+        value=value,
+        stderr=stderr,
+        n=n,
+        strength=first.strength,
+        num_experts=first.num_experts,
+        mode=first.mode,
+        routing_changed=_routing_changed(outcomes),
+        samples=first.samples,
+        truncated=_share([outcome.truncated for outcome in outcomes], n * first.samples),
+        unanswered=_share([outcome.unanswered for outcome in outcomes], n * first.samples),
+    )
+
+
+def _share(counts: Sequence[int | None], answers: int) -> float | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) / answers if known else None
 
 
 def _routing_changed(outcomes: Sequence[Outcome]) -> RoutingChange | None:

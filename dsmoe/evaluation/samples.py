@@ -1,4 +1,4 @@
-"""Samples: what a method answered, question by question, and the Parquet file that keeps it."""
+"""Samples: what a method answered, answer by answer, and the Parquet file that keeps it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,10 @@ SCHEMA = arrow.schema(
         "num_options": arrow.int64(),
         "answer": arrow.int64(),
         "log_likelihoods": arrow.list_(arrow.float64()),
+        "repeat": arrow.int64(),
         "response": arrow.string(),
+        "truncated": arrow.bool_(),
+        "answered": arrow.bool_(),
         "score": arrow.float64(),
     }
 )
@@ -26,10 +29,12 @@ SCHEMA = arrow.schema(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question as lm-eval scored it.
+    """One answer to a question as lm-eval scored it.
 
-    `log_likelihoods` has one entry an option, in nats, for tasks that score options; `response` is the generated text
-    for tasks that generate. `score` is the metric's value: 1 for right, 0 for wrong.
+    `answer` is the index of the right one of `num_options` options, or without options the right number. Tasks that
+    score options have `log_likelihoods`, one entry an option, in nats. Tasks that generate have the text `response`,
+    without its thinking, whether it was `truncated` at the limit of its length, and whether lm-eval found an answer in
+    it; `repeat` counts a question's samples from 0. `score` is the metric's value: 1 for right, 0 for wrong.
     """
 
     method: str
@@ -41,7 +46,10 @@ class Sample:
     num_options: int
     answer: int
     log_likelihoods: tuple[float, ...] | None
+    repeat: int
     response: str | None
+    truncated: bool | None
+    answered: bool | None
     score: float
 
 

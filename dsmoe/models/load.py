@@ -76,6 +76,23 @@ def _shape_of_folder(path: str, content: str, trust_remote_code: bool) -> Router
     return shape_of(model)
 
 
+def context_length(config: ModelConfig) -> int | None:
+    """The longest sequence in tokens that the model's config allows, None where it does not say."""
+    if config.pretrain:
+        return config.pretrain.context_length
+    length: int | None = getattr(checkpoint.model_config(config), "max_position_embeddings", None)
+    return length
+
+
+def tokenizer_of(config: ModelConfig) -> Any:
+    """The tokenizer of the checkpoint at `model.path`. Raises InputError where it cannot be loaded."""
+    try:
+        return _tokenizer(str(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # tokenizers raises bare Exceptions.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"model.path: the tokenizer of {config.path} cannot be loaded: {reason}") from error
+
+
 @lru_cache(maxsize=1)
 def load_model(path: str, config: ModelConfig, weights: str) -> LoadedModel:
     """The model of `fresh_model`, loaded once for all cells of a sweep.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dsmoe.config import Config, ModelConfig
+from dsmoe.config import GENERATES, Config, ModelConfig
 from dsmoe.errors import InputError
 from dsmoe.models import checkpoint
 from dsmoe.models.footprint import FLOAT32, cached, kept_for_backward, passing
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 PROMPT, EXAMPLES = 512, 2048
 """Tokens that a prompt is assumed to have, and those of the examples before it in tasks that generate."""
-GENERATES = frozenset({"mmlu_pro"})
 INDEX = "model.safetensors.index.json"
 PACKED = 4.25 / 8
 """Bytes of a weight in MXFP4: 4 bits, and a scale of 8 bits for 32 of them."""

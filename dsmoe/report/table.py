@@ -16,10 +16,12 @@ from dsmoe.errors import InputError
 from dsmoe.results import CHANCE, POOLED_DOMAIN, POOLED_TASK, Comparison, Results, Row
 
 COLUMNS = ("method", "target", "Δ base [95%]", "p", "verdict", "others", "Δ base [95%]", "harm")
+GENERATED = ("method", "target: cut off", "no answer", "others: cut off", "no answer")
 NOTE = (
     "Percent ± one standard error; Δ in points with the 95% bootstrap interval of paired differences. p: exact "
-    "McNemar, or its like for groups where questions share a source; Holm within the primary family (dsmoe on the "
-    "target) or the secondary one (all else). In brackets the smallest effect that would have been seen with power 0.8."
+    "McNemar, or its like for groups and samples where questions share a source or have several; Holm within the "
+    "primary family (dsmoe on the target) or the secondary one (all else). In brackets the smallest effect that would "
+    "have been seen with power 0.8."
 )
 HARM_NOTE = " harm: whether the loss on the others stays within {margin} points, by a one-sided 95% bound."
 MINUS = "\N{MINUS SIGN}"
@@ -28,8 +30,9 @@ MINUS = "\N{MINUS SIGN}"
 def numbers(results: Results) -> list[dict[str, str]]:
     """One record a method, in the order of the rows: every number of every table, as it is shown.
 
-    Keys: method; accuracy, stderr, n, delta, ci_low, ci_high, p_adjusted and verdict, each after `target_` and
-    `non_target_`; non_target_harm and its bound; `accuracy_TASK` for each non-target task. Empty where there is none.
+    Keys: method; accuracy, stderr, n, truncated, unanswered, delta, ci_low, ci_high, p_adjusted and verdict, each after
+    `target_` and `non_target_`; non_target_harm and its bound; `accuracy_TASK` for each non-target task. Empty where
+    there is none.
     Raises InputError for results without a target.
     """
     target, others = _target(results), _others(results)
@@ -63,6 +66,8 @@ def rich_table(results: Results) -> Group:
     parts: list[Table | Text] = [grid(_title(results), COLUMNS, main)]
     if domains:
         parts.append(grid("Accuracy by domain", _domain_columns(results), domains))
+    if generated := _generated_lines(results):
+        parts.append(grid("Generated answers", GENERATED, generated))
     parts += [Text(sentence) for sentence in sentences(results)]
     parts.append(Text(_note(results), style="dim"))
     return Group(*parts)
@@ -73,6 +78,8 @@ def markdown(results: Results) -> str:
     parts = [f"**{_title(results)}**", _pipes(COLUMNS, _main_lines(results))]
     if domains := _domain_lines(results):
         parts.append(_pipes(_domain_columns(results), domains))
+    if generated := _generated_lines(results):
+        parts.append(_pipes(GENERATED, generated))
     if lines := sentences(results):
         parts.append("\n".join(f"- {line}" for line in lines))
     parts.append(_note(results))
@@ -90,11 +97,24 @@ def csv_text(results: Results) -> str:
 
 
 def _numbers(prefix: str, row: Row | None, change: Comparison | None) -> dict[str, str]:
-    cells = dict.fromkeys(
-        ("accuracy", "stderr", "n", "delta", "ci_low", "ci_high", "p_adjusted", "verdict", "visible"), ""
+    names = (
+        "accuracy",
+        "stderr",
+        "n",
+        "truncated",
+        "unanswered",
+        "delta",
+        "ci_low",
+        "ci_high",
+        "p_adjusted",
+        "verdict",
+        "visible",
     )
+    cells = dict.fromkeys(names, "")
     if row is not None:
         cells |= {"accuracy": _percent(row.value), "n": str(row.n)}
+        shares = {"truncated": row.truncated, "unanswered": row.unanswered}
+        cells |= {name: _percent(share) for name, share in shares.items() if share is not None}
         cells["stderr"] = _percent(row.stderr) if row.method != CHANCE else ""
     if change is not None:
         cells |= {"delta": _points(change.delta), "ci_low": _points(change.ci_low), "ci_high": _points(change.ci_high)}
@@ -128,6 +148,16 @@ def _domain_lines(results: Results) -> list[list[str]]:
     return [
         [other.domain, str(other.n), *(record[f"accuracy_{other.task}"] for record in records)]
         for other in _others(results)
+    ]
+
+
+def _generated_lines(results: Results) -> list[list[str]]:
+    """A line a method that generated its answers: shares of them in which a gain may be one of form alone."""
+    keys = [f"{prefix}{name}" for prefix in ("target_", "non_target_") for name in ("truncated", "unanswered")]
+    return [
+        [record["method"], *(record[key] for key in keys)]
+        for record in numbers(results)
+        if any(record[key] for key in keys)
     ]
 
 
