@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos test-gpu test-slurm chaos check families bench clean
+.PHONY: help setup demo demo-natural test test-chaos test-gpu test-slurm chaos check families bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -21,7 +21,10 @@ help: ## this list
 
 setup: .venv/test ## install dsmoe and what its tests need into .venv
 
-demo: .venv/dsmoe ## the main job on the embedded model: base, SFT and DSMoE on chemistry and five other domains
+demo: .venv/dsmoe ## the main job on a model with planted experts: base, SFT, DSMoE and controls on six domains
+	$(BIN)/dsmoe compare model=planted
+
+demo-natural: .venv/dsmoe ## the same on a model that was trained as usual, whose router already routes well
 	$(BIN)/dsmoe compare
 
 test: setup ## all tests but the slow ones, on two cores

@@ -50,7 +50,7 @@ VERBS = {
         overrides=("methods=[base]",),
     ),
     "calibrate": Verb(
-        "how often the instrument is right and wrong: planted truth, false alarms, power; about half an hour",
+        "how often the instrument is right and wrong: planted truth, false alarms, power; takes many minutes",
         "dsmoe calibrate domain=chemistry",
         "dsmoe.calibrate:calibrate",
         overrides=("model=planted", "steering.strength=auto"),

@@ -14,6 +14,7 @@ from dsmoe.baselines.adapter import check_adapter
 from dsmoe.config import AUTO, GENERATES, Config, DatasetConfig, Origin, SteeringConfig
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.discovery.rule import rule_of
+from dsmoe.domains import world
 from dsmoe.domains.prompts import Scoring
 from dsmoe.domains.records import Record, content_hash
 from dsmoe.domains.splits import Splits, split_records, transferred
@@ -25,6 +26,7 @@ from dsmoe.models.checkpoint import content_of, model_config
 from dsmoe.models.fit import check_fits, check_processes, machine
 from dsmoe.models.load import context_length, router_shape
 from dsmoe.models.needs import needs
+from dsmoe.models.planted import PlantedExperts
 from dsmoe.models.routers import RouterShape
 from dsmoe.steering.selection import expert_count, in_window
 from dsmoe.steering.steering import Steering, check_mode
@@ -271,15 +273,17 @@ class Inputs:
         for line in check_fits(needs(self.config), there):
             _warn(line)
         check_processes(self.config, there)
+        pretrain = self.config.model.pretrain
+        if pretrain is not None and pretrain.planted_loss is not None:
+            PlantedExperts.draw(world.DOMAINS, pretrain)
+        elif ORACLE in self.config.methods:
+            raise InputError("methods: oracle steers planted experts, and this model has none; choose model=planted")
         shape = router_shape(self.config.model)
         for method in {"dsmoe": None, **dict.fromkeys(self.config.methods)}:
             if isinstance(of := settings(method, self.config), SteeringConfig):
                 for steering in candidates(of):
                     assert isinstance(steering, SteeringConfig)
                     self._check_steering(method, steering, shape)
-        pretrain = self.config.model.pretrain
-        if ORACLE in self.config.methods and (pretrain is None or pretrain.planted_loss is None):
-            raise InputError("methods: oracle steers planted experts, and this model has none; choose model=planted")
         if self.own_steering is not None:
             self.own_steering.check_fit(shape)
         if self.own_adapter is not None:

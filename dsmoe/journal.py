@@ -46,8 +46,8 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            if os.write(descriptor, line) < len(line):
-                raise OSError(f"{self.path}: the disk took half a line")
+            while line:  # Of a disk that is nearly full, half a line is taken; the rest is refused with the reason.
+                line = line[os.write(descriptor, line) :]
         finally:
             os.close(descriptor)
 

@@ -39,6 +39,7 @@ def defaults() -> dict[str, str]:
     [
         ("model.pretrain.seed=7", STAGES),
         ("model.pretrain.steps=7", STAGES),
+        ("model.pretrain.planted_loss=0.1", STAGES),
         ("model.dtype=bfloat16", MODEL),
         ("model.threads=2", MODEL),
         ("model.experts_implementation=eager", MODEL),
@@ -53,7 +54,7 @@ def defaults() -> dict[str, str]:
         ("discovery.max_new_tokens=9", set()),
         ("steering.strength=auto", {DSMOE, RANDOM}),
         ("steering.num_experts=auto", {DSMOE, RANDOM}),
-        ("sft.epochs=auto", {SFT}),
+        ("sft.epochs=auto", {"fine_tune", SFT}),
         ("steering.random_draws=2", set()),
         ("discovery=frequency", {"score", DSMOE, RANDOM}),
         ("steering.strength=1", {DSMOE, RANDOM}),

@@ -1,4 +1,4 @@
-"""Choices on dev: the best within the margin, kept with its curve; and that nothing before the end sees the test split."""
+"""Choices on dev: the best within the margin, kept with its curve; nothing before the end sees the test split."""
 
 import json
 import re

@@ -63,7 +63,7 @@ def whole() -> dict[str, bytes]:
 
 
 def left_over() -> list[Path]:
-    return [path for path in RESULTS.rglob(".*") if path.suffix != ".lock"]
+    return [path for path in RESULTS.rglob(".*") if path.suffix != ".lock" and path.name != ".logs"]
 
 
 def refused(said: str, why: str) -> str:

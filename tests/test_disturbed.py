@@ -40,7 +40,7 @@ STUDY = (
 )  # fmt: skip
 LONG = (
     "compare", "domain=chemistry", *BRIEF, "model.pretrain.steps=20", "model.pretrain.num_layers=4", "sft.epochs=2",
-    "benchmark.limit=250",
+    "benchmark.limit=250", "steering.random_draws=101",
 )  # fmt: skip
 SMALL = ("compare", "-m", "steering.strength=0,1,4", "domain=chemistry", "benchmark.non_target=[biology]", *BRIEF)
 ONE = ("compare", "domain=chemistry", "methods=[base]", "benchmark.non_target=[]", *BRIEF)
@@ -323,10 +323,10 @@ def test_a_time_limit_too_short_for_the_cell_takes_several_runs_and_makes_each_s
     (one,) = seen(tmp_path).values()
     assert (one.condition, one.requeued >= 1) == ("finished", True)
     assert one.log is not None
-    assert one.log.read_text().count("this job is timed-out") == one.requeued
+    assert one.log.read_text().count("this job is timed-out") >= one.requeued
     assert made_again(tmp_path) == []
     assert {stage: made(tmp_path, stage) for stage in ("pretrain", "discover", "fine_tune", "evaluate")} == {
-        "pretrain": 1, "discover": 1, "fine_tune": 1, "evaluate": 4 * 6,
+        "pretrain": 1, "discover": 1, "fine_tune": 1, "evaluate": 4 * 6 + 100,
     }  # fmt: skip
 
 

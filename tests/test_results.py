@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("keys", "value", "words"),
     [
-        (("schema",), 2, "$.schema: 1 was expected"),
+        (("schema",), 3, "$.schema: 2 was expected"),
         (("rows",), {}, "$.rows: {} is not of type 'array'"),
         (("rows", 1, "value"), "high", "$.rows[1].value: 'high' is not of type 'number'"),
         (("rows", 1, "value"), 33.3, "$.rows[1].value: 33.3 is greater than the maximum of 1"),

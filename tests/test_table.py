@@ -208,9 +208,3 @@ def test_generated_answers_are_told_from_those_that_are_none() -> None:
     assert "| base | 25.0 | 3.1 | 25.0 | 3.1 |" in markdown(generated)
     (chance, base) = numbers(generated)
     assert (chance["target_truncated"], base["target_truncated"], base["non_target_unanswered"]) == ("", "25.0", "3.1")
-
-
-def test_the_test_is_named() -> None:
-    assert "p: exact McNemar, Holm" in markdown(results())
-    several = replace(results(), rows=tuple(replace(row, samples=8) for row in results().rows))
-    assert "exact sign flips of the questions' means over 8 answers, Holm" in markdown(several)

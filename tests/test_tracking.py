@@ -176,7 +176,7 @@ def test_disabled_writes_nothing_and_imports_no_wandb(tracked: Path, monkeypatch
     """The cells are finished in another study of the same results: what they stand on is there already."""
     monkeypatch.setitem(sys.modules, "wandb", None)  # An import of it fails.
     assert main(command(tracked, "study=off", "tracking.mode=disabled")) == 0
-    assert sorted(path.name for path in (tracked / "off").iterdir()) == sorted(cells(tracked))
+    assert sorted(path.name for path in (tracked / "off").iterdir()) == [".logs", *sorted(cells(tracked))]
 
 
 def test_a_wandb_that_does_not_answer_harms_no_cell(

@@ -17,16 +17,16 @@ def auroc(scores: torch.Tensor, truth: torch.Tensor) -> float:
     if truth.all():
         raise InputError("recovery: every expert is a true one, so there is none to tell them from")
     true, others = int(truth.sum()), int((~truth).sum())
-    ranks = rankdata(scores.double().numpy())[truth.numpy()]
+    ranks = rankdata(scores.double().numpy())[truth.flatten().numpy()]
     return float((ranks.sum() - true * (true + 1) / 2) / (true * others))
 
 
 def precision_at(scores: torch.Tensor, truth: torch.Tensor, count: int) -> float:
     """The share of true experts among the `count` that score highest over all layers.
 
-    `scores` and `truth` (boolean) are [layers, experts]. Of equals the earlier layer, then the lower index, comes first,
-    as where a steering takes its experts. Raises InputError where shapes differ, scores are not finite, no expert is
-    true or `count` is not one of 1 to the number of experts.
+    `scores` and `truth` (boolean) are [layers, experts]. Of equals the earlier layer, then the lower index, comes
+    first, as where a steering takes its experts. Raises InputError where shapes differ, scores are not finite, no
+    expert is true or `count` is not one of 1 to the number of experts.
     """
     _check(scores, truth)
     if not 1 <= count <= scores.numel():

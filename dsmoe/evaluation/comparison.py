@@ -44,8 +44,9 @@ class Outcome:
 
     `right` counts the right ones of `samples` answers to a question. Questions of a group share a source. `chance` is
     the mean of 1 / options over the questions, 0 where there are none. `truncated` and `unanswered` count generated
-    answers that were cut off, and those in which no answer was found; None where nothing is generated. Raises ValueError
-    for no questions, columns of unequal length, a document that stands twice and more right answers than samples.
+    answers that were cut off, and those in which no answer was found; None where nothing is generated. Raises
+    ValueError for no questions, columns of unequal length, a document that stands twice and more right answers than
+    samples.
     """
 
     method: str

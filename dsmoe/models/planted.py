@@ -1,8 +1,8 @@
 """A planted truth, the positive control: experts of which it is known that they belong to a domain.
 
 While the embedded model `planted` is trained, every token goes through the experts that were planted for its domain,
-whatever the routers say, and the routers learn by a small loss to say it too. They learn it in part only: so the truth can
-be found, and steering toward it must help. Where an instrument finds nothing here, the instrument is at fault.
+whatever the routers say, and the routers learn by a small loss to say it too. They learn it in part only: so the truth
+can be found, and steering toward it must help. An instrument that finds nothing here is at fault.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PLANTED = "planted.json"
+UNTAUGHT = 0.5
+"""The share of a sequence, from its start, that teaches routers nothing: first words are those of any domain."""
 
 Index = Annotated[int, Ge(0)]
 
@@ -121,12 +123,13 @@ class Planting:
     def forced(self, domains: Sequence[str], real_BT: torch.Tensor) -> Iterator[list[torch.Tensor]]:
         """Inside the context the tokens of sequences of these domains are forced through their planted experts.
 
-        Each forward adds the routers' weighted losses to the list, one a layer. Their sum is the weighted mean surprise,
-        in nats, over layers and real tokens, that a token goes where it is sent.
+        Each forward adds the routers' weighted losses to the list, one a layer. Their sum is the weighted mean surprise
+        in nats, over layers and the real tokens of each sequence's later half, that a token goes where it is sent.
         """
         rows_N = torch.tensor([self._row[domain] for domain in domains]).repeat_interleave(real_BT.shape[1])
         losses: list[torch.Tensor] = []
-        weight_N = real_BT.flatten() * (self._weight / len(self._routers) / real_BT.sum())
+        late_BT = real_BT & (torch.arange(real_BT.shape[1]) >= UNTAUGHT * real_BT.sum(dim=1, keepdim=True))
+        weight_N = late_BT.flatten() * (self._weight / len(self._routers) / late_BT.sum())
         forwards = {
             router.module: _forced(router.module, experts_DK[rows_N], weight_N, losses)
             for router, experts_DK in zip(self._routers, self._experts_LDK, strict=True)
@@ -139,7 +142,7 @@ def _forced(module: nn.Module, experts_NK: torch.Tensor, weight_N: torch.Tensor,
     """The router's forward with the choice made for it; what it would have said becomes a loss."""
 
     def forward(hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = functional.linear(hidden_states.flatten(0, -2), module.weight)
+        logits = functional.linear(hidden_states.flatten(0, -2), module.get_parameter("weight"))
         forced_NK = logits.float().log_softmax(dim=-1).gather(1, experts_NK)
         losses.append(-(forced_NK.logsumexp(dim=-1) * weight_N).sum())
         return logits, forced_NK.softmax(dim=-1).to(logits), experts_NK
