@@ -95,7 +95,7 @@ class Cell:
             SCORE,
             {
                 "counts": content_of(Path(own)) if own else self.discover([domain]).hash,
-                "contrast": self.discover(self.inputs.contrast).hash if wants.contrasts else None,
+                "contrast": self.discover(self.inputs.contrast(domain)).hash if wants.contrasts else None,
                 "markers": dict(discovery.markers) if wants.marks else None,
                 "rule": rule,
                 "seed": self.config.seed,
@@ -206,7 +206,7 @@ class Cell:
             if not (self.config.discovery.profile and one.domain == self.config.domain):
                 found[(one.domain,)] = None
             if rule_of(one.rule).contrasts:
-                found[self.inputs.contrast] = None
+                found[self.inputs.contrast(one.domain)] = None
         return list(found)
 
     @property

@@ -132,10 +132,9 @@ class Inputs:
             others = tuple(domain for domain in self.splits.tested if domain != self.config.domain)
         return (self.config.domain, *others)
 
-    @property
-    def contrast(self) -> tuple[str, ...]:
-        """All domains but the target: what rules that contrast hold it against."""
-        return tuple(domain for domain in self.splits.domains if domain != self.config.domain)
+    def contrast(self, domain: str) -> tuple[str, ...]:
+        """All domains but one: what rules that contrast hold it against."""
+        return tuple(other for other in self.splits.domains if other != domain)
 
     @cached_property
     def other_domain(self) -> str:
@@ -241,8 +240,8 @@ class Inputs:
             if not self.discover_part([domain]).records:
                 raise InputError(f"domain: {domain!r} has no questions in the discover split")
         for one in found:
-            if rule_of(one.rule).contrasts and not self.discover_part(self.contrast).records:
-                raise InputError(f"methods: {one.rule} holds {config.domain!r} against other domains; there are none")
+            if rule_of(one.rule).contrasts and not self.discover_part(self.contrast(one.domain)).records:
+                raise InputError(f"methods: {one.rule} holds {one.domain!r} against other domains; there are none")
         opened = [name for method in config.methods for name in open_settings(settings(method, config))]
         if opened and config.benchmark.source is not None:
             raise InputError(

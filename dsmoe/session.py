@@ -137,9 +137,10 @@ class Session:
         def make(folder: Path) -> None:
             contrasts = rule_of(recipe.rule).contrasts
             counted = ExpertProfile.load(own or self.discovered([recipe.domain]))
+            others = self.cell.inputs.contrast(recipe.domain)
             counted.scored(
                 recipe.rule,
-                contrast=ExpertProfile.load(self.discovered(self.cell.inputs.contrast)) if contrasts else None,
+                contrast=ExpertProfile.load(self.discovered(others)) if contrasts else None,
                 markers=self.config.discovery.markers,
                 seed=self.config.seed,
             ).save(folder / PROFILE)

@@ -134,3 +134,14 @@ def test_files_count_by_their_content(tmp_path: Path) -> None:
     two.write_text("".join(row % number for number in reversed(range(20))))
     other.write_text("".join(row % number for number in range(1, 21)))
     assert cell(one) == cell(two) != cell(other)
+
+
+def test_each_domain_is_held_against_all_others() -> None:
+    """The control's domain too: it is no contrast to itself, and the target is one to it."""
+    overrides = ["domain=chemistry", "discovery=risk_difference", "methods=[base,dsmoe,other_domain]"]
+    cell = Cell(compose_cells(overrides)[0].config)
+    others = {"biology", "chemistry", "computing", "geography", "languages", "mathematics"}
+    assert [set(domains) for domains in cell.discovered] == [
+        {"chemistry"}, others - {"chemistry"}, {"computing"}, others - {"computing"},
+    ]  # fmt: skip
+    assert cell.score("risk_difference", "chemistry").hash != cell.score("risk_difference", "computing").hash
