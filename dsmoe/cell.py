@@ -18,7 +18,7 @@ from dsmoe.stage import Stage, stable_hash
 
 PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 3
 """The versions of the stages' code: raise one when that code would give another result."""
-TRANSPORT = ("paths", "cluster", "tracking", "study", "calibration")
+TRANSPORT = ("paths", "cluster", "tracking", "study", "calibration", "analysis")
 """Keys of the config that no result depends on."""
 
 Key = dict[str, Any]

@@ -49,6 +49,12 @@ VERBS = {
         "dsmoe.verbs:evaluate",
         overrides=("methods=[base]",),
     ),
+    "analyze": Verb(
+        "the evidence: do domain-specific experts exist in a model, against two nulls, and why",
+        "dsmoe analyze model=planted",
+        "dsmoe.analyze:analyze",
+        overrides=("methods=[base]",),
+    ),
     "calibrate": Verb(
         "how often the instrument is right and wrong: planted truth, false alarms, power; takes many minutes",
         "dsmoe calibrate domain=chemistry",
@@ -174,8 +180,8 @@ def _value(defaults: Any, key: str) -> str:
 
 def _fields() -> Iterator[tuple[str, str, str]]:
     """(key, type, meaning) of every field of the schema: the text under a field is its meaning."""
-    tree = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(Path(config.__file__).parent.glob("*.py"))]
+    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
     def walk(name: str, prefix: str) -> Iterator[tuple[str, str, str]]:
         body = classes[name].body

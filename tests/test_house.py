@@ -17,6 +17,7 @@ FLOORS = [
         "cell",
         "methods",
         "tuning",
+        "analyze",
         "calibrate",
         "effort",
         "forecast",

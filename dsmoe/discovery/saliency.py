@@ -72,7 +72,7 @@ def salient_batches(
     again = {layer: _run_again(layer.forward) for layer in decoder_layers(model)} if checkpointing else {}
     with _frozen(model), _listening(routers) as heard, replaced(again):
         for prompts in batches:
-            ids_BT, real_BT = _padded(prompts, embedding.weight.device)
+            ids_BT, real_BT = padded(prompts, embedding.weight.device)
             embedded = embedding(ids_BT).detach().requires_grad_()
             heard.clear()
             logits = model(inputs_embeds=embedded, attention_mask=real_BT.long(), use_cache=False).logits
@@ -98,7 +98,7 @@ def _losses(logits: torch.Tensor, ids_BT: torch.Tensor, real_BT: torch.Tensor) -
     return tokens.view_as(labels).sum(dim=1) / (labels != -100).sum(dim=1).clamp(min=1)
 
 
-def _padded(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [B, T], padded on the right, and which of them are real. Padding repeats a prompt's last token."""
     width = max(map(len, prompts))
     ids = torch.tensor([prompt + prompt[-1:] * (width - len(prompt)) for prompt in prompts], device=device)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dsmoe.report.plot import keep, style
+
 
 def markdown(found: Mapping[str, Any]) -> str:
     """What `calibration.json` holds, as three tables in GitHub's Markdown."""
@@ -45,22 +47,18 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def figure(found: Mapping[str, Any], path: Path) -> None:
-    """Power over the true gain, with false alarms at none, as SVG; the same bytes for the same numbers."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "dsmoe"
-    from matplotlib import pyplot
-
+    """Power over the true gain, with false alarms at none, as SVG and PNG beside `path`."""
     effects = [0.0, *(one["effect"] for one in found["power"])]
     shares = [one["found"] / one["studies"] for one in (found["false_alarms"], *found["power"])]
-    plot, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    axes.plot([100 * effect for effect in effects], [100 * share for share in shares], marker="o")
-    axes.axhline(80, linestyle=":", color="grey")
-    axes.axhline(5, linestyle=":", color="grey")
-    axes.set(xlabel="true gain on the target, points", ylabel="studies that find it, %", ylim=(0, 102))
-    plot.savefig(path, metadata={"Date": None})
-    pyplot.close(plot)
+    with style():
+        from matplotlib import pyplot
+
+        plot, axes = pyplot.subplots(figsize=(5, 3.2))
+        axes.plot([100 * effect for effect in effects], [100 * share for share in shares], marker="o")
+        axes.axhline(80, linestyle=":", color="grey")
+        axes.axhline(5, linestyle=":", color="grey")
+        axes.set(xlabel="true gain on the target, points", ylabel="studies that find it, %", ylim=(0, 102))
+        keep(plot, path)
 
 
 def _recovered(of: Mapping[str, float]) -> str:
