@@ -14,7 +14,8 @@ from dsmoe.inputs import Inputs
 from dsmoe.methods import OWN, Recipe, Trial, candidates, open_settings, settings, tuned_as
 from dsmoe.models.checkpoint import content_of, identity
 from dsmoe.models.load import Node, this_node
-from dsmoe.stage import Stage, stable_hash
+from dsmoe.provenance import stable_hash
+from dsmoe.stage import Stage
 
 PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 3
 """The versions of the stages' code: raise one when that code would give another result."""

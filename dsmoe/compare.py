@@ -15,10 +15,11 @@ from dsmoe.evaluation.samples import Sample, write_samples
 from dsmoe.journal import Journal
 from dsmoe.methods import Trial
 from dsmoe.progress import Reporter
+from dsmoe.provenance import git_commit, versions
 from dsmoe.report.table import csv_text, markdown
 from dsmoe.results import Results, Specificity
 from dsmoe.session import Answers, Session
-from dsmoe.stage import git_commit, is_finished, journal_file, versions, write_whole
+from dsmoe.stage import is_finished, journal_file, write_whole
 from dsmoe.steering.steering import Steering
 from dsmoe.tracking.mirror import Mirror, track
 

@@ -7,10 +7,9 @@ import copy
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,13 +23,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from pydantic import TypeAdapter, ValidationError
 
 from dsmoe.config import Config, LauncherConfig, choices, config_root
+from dsmoe.config.validation import checked, first_fault, near_key, nested, shown
 from dsmoe.errors import InputError
 from dsmoe.plugins import did_you_mean
 
-SCHEMA = TypeAdapter(Config)
 LAUNCHER = TypeAdapter(LauncherConfig)
-FREE = ("cluster.environment.", "cluster.sbatch.", "discovery.markers.", "generation.template_args.")
-"""Keys below these are the user's own."""
 GROUPS = ("conf", "")
 """Where groups' folders are, below the root: `sweeps` lies beside `conf`."""
 MISSING = '"???"'
@@ -38,17 +35,6 @@ MISSING = '"???"'
 IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 IN_ORDER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 """Hydra's own launcher and sweeper: what is not one of them, nor in conf/hydra, would need Hydra's own main."""
-WORDS = {
-    "tuple_type": "a list, such as [a,b]",
-    "too_short": "a list of one at least",
-    "dataclass_type": "a group of keys",
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_too_short": "text, not empty",
-}
 
 
 @dataclass(frozen=True)
@@ -173,14 +159,12 @@ def _launcher(hydra: DictConfig, root: Path) -> LauncherConfig | None:
     prefix = "hydra.launcher."
     content = OmegaConf.to_container(hydra.launcher, resolve=True, throw_on_missing=True)
     assert isinstance(content, dict)
-    if unknown := sorted(content.keys() - _nested(LauncherConfig).keys()):
-        raise InputError(
-            f"{prefix}{unknown[0]}: is no key of the launcher; it has {', '.join(_nested(LauncherConfig))}"
-        )
+    if unknown := sorted(content.keys() - nested(LauncherConfig).keys()):
+        raise InputError(f"{prefix}{unknown[0]}: is no key of the launcher; it has {', '.join(nested(LauncherConfig))}")
     try:
         return LAUNCHER.validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        raise InputError(_first_fault(error, [prefix + name for name in _nested(LauncherConfig)], prefix)) from error
+        raise InputError(first_fault(error, [prefix + name for name in nested(LauncherConfig)], prefix)) from error
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -200,7 +184,7 @@ def _check_choice(override: Override, root: Path) -> None:
         return
     if not isinstance(value := override.value(), str | list | dict):
         known = [*(["basic"] if key.startswith("hydra/") else []), *choices(root / "conf" / key)]
-        raise InputError(f"{key}: {_shown(value)} is not one of {', '.join(known)}")
+        raise InputError(f"{key}: {shown(value)} is not one of {', '.join(known)}")
 
 
 def _checked(composed: DictConfig) -> Config:
@@ -209,81 +193,6 @@ def _checked(composed: DictConfig) -> Config:
     content = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(content, dict)
     return checked(content)
-
-
-def checked(content: dict[Any, Any]) -> Config:
-    """The config that a JSON object holds, every key of it. Raises InputError for the first one at fault."""
-    _refuse_unknown(content, Config, "")
-    try:
-        return SCHEMA.validate_json(json.dumps(content), strict=True)
-    except ValidationError as error:
-        raise InputError(_first_fault(error, known_keys())) from error
-
-
-def _refuse_unknown(content: dict[Any, Any], schema: type, prefix: str) -> None:
-    known = _nested(schema)
-    for key, value in content.items():
-        if key not in known:
-            raise InputError(f"{prefix}{key}: is no key of the config{_near_key(f'{prefix}{key}')}")
-        nested = known[key]
-        if nested is not None and isinstance(value, dict):
-            _refuse_unknown(value, nested, f"{prefix}{key}.")
-
-
-@cache
-def _nested(schema: type) -> dict[str, type | None]:
-    """The fields of a dataclass, each with the dataclass that it holds, alone or as one of a union, if it does."""
-    held = {name: (hint, *get_args(hint)) for name, hint in get_type_hints(schema).items()}
-    return {
-        name: next((kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)), None)
-        for name, kinds in held.items()
-    }
-
-
-def known_keys(schema: type = Config, prefix: str = "") -> list[str]:
-    """All keys of the config, dotted."""
-    keys = []
-    for name, nested in _nested(schema).items():
-        keys.append(f"{prefix}{name}")
-        keys += known_keys(nested, f"{prefix}{name}.") if nested else []
-    return keys
-
-
-def _near_key(key: str) -> str:
-    if key.startswith("hydra.launcher."):
-        return "; with hydra/launcher=slurm it may be one"
-    if key.startswith(FREE):
-        return f" yet; to add it, write +{key}=…"
-    keys = known_keys()
-    last = {known.rpartition(".")[2]: known for known in keys}
-    return did_you_mean(key, keys) or did_you_mean(key.rpartition(".")[2], list(last)).replace(
-        "did you mean ", "did you mean a key such as "
-    )
-
-
-def _first_fault(error: ValidationError, keys: Sequence[str], prefix: str = "") -> str:
-    """The first of the keys at fault, its value and all that would be allowed there."""
-    faults: dict[str, list[Any]] = {}
-    for fault in error.errors():
-        parts = [*prefix.split(".")[:-1], *(str(part) for part in fault["loc"])]
-        depth = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in keys), 0)
-        faults.setdefault(".".join(parts[:depth]), []).append(fault)
-    key, found = next(iter(faults.items()))
-    if found[0]["type"] == "value_error":
-        return f"{key}: {found[0]['ctx']['error']}" if key else str(found[0]["ctx"]["error"])
-    found = [fault for fault in found if fault["type"] != "too_short"] or found  # A list is also short of bad members.
-    if found[0]["type"] == "missing":
-        return f"{prefix}{'.'.join(map(str, found[0]['loc']))}: is missing"
-    allowed = " or ".join(dict.fromkeys(WORDS.get(fault["type"], fault["msg"]) for fault in found))
-    allowed = allowed.replace("Input should be ", "").replace("less than inf", "finite")
-    value = found[0]["input"]
-    near = did_you_mean(str(value), re.findall(r"'([^']*)'", allowed))
-    return f"{key}: {_shown(value)} is not allowed; it should be {allowed}{near}"
-
-
-def _shown(value: Any) -> str:
-    """A value as one would write it in an override."""
-    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
 
 
 def _explained(error: Exception) -> str:
@@ -301,5 +210,5 @@ def _explained(error: Exception) -> str:
     if not (key := getattr(cause, "full_key", None)):
         return reason
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return f"{key}: is no key of the config{_near_key(key)}"
+        return f"{key}: is no key of the config{near_key(key)}"
     return f"{key}: {str(cause).strip().splitlines()[0]}"

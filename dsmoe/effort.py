@@ -8,12 +8,13 @@ from typing import Any
 from dsmoe.cell import Cell
 from dsmoe.config import AUTO, GENERATES, SftConfig
 from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
-from dsmoe.inputs import Part
 from dsmoe.methods import candidates, settings
 from dsmoe.models.duration import Work, backward, forward, tokens_of, training
 from dsmoe.models.forwards import CHECKPOINTING_FROM
 from dsmoe.models.needs import EXAMPLES, Needs, needs
-from dsmoe.stage import Stage, stable_hash
+from dsmoe.parts import Part
+from dsmoe.provenance import stable_hash
+from dsmoe.stage import Stage
 
 
 @dataclass(frozen=True)

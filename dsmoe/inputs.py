@@ -5,36 +5,33 @@ Nothing here writes, and no weights are loaded.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from dsmoe import plugins
 from dsmoe.baselines.adapter import check_adapter
-from dsmoe.config import AUTO, GENERATES, Config, DatasetConfig, Origin, SteeringConfig
+from dsmoe.config import AUTO, GENERATES, Config, Origin, SteeringConfig
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.discovery.rule import rule_of
 from dsmoe.domains import world
 from dsmoe.domains.prompts import Scoring
-from dsmoe.domains.records import Record, content_hash
-from dsmoe.domains.splits import Splits, split_records, transferred
+from dsmoe.domains.splits import Splits
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
 from dsmoe.methods import ORACLE, Recipe, candidates, known, open_settings, recipe, settings, suggestion
 from dsmoe.models.chat import check_chat
-from dsmoe.models.checkpoint import content_of, model_config
+from dsmoe.models.checkpoint import model_config
 from dsmoe.models.fit import check_fits, check_processes, machine
 from dsmoe.models.load import context_length, router_shape
 from dsmoe.models.needs import needs
 from dsmoe.models.planted import PlantedExperts
 from dsmoe.models.routers import RouterShape
+from dsmoe.parts import TASKS, Part, Read, content_at, examples_of, part_of, split_of, task_of
 from dsmoe.steering.selection import expert_count, in_window
 from dsmoe.steering.steering import Steering, check_mode
 
 FEWEST = 50
 """Dev questions of the target on which something may be chosen."""
-SOURCES = "dsmoe.domains.sources"
-TASKS = "dsmoe.evaluation.tasks"
 
 log = logging.getLogger(__name__)
 
@@ -43,60 +40,6 @@ log = logging.getLogger(__name__)
 def _warn(line: str) -> None:
     """Say it once, however many cells it holds for."""
     log.warning(line)
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Records of one split and some domains; the same object for all cells of a sweep that mean the same."""
-
-    records: tuple[Record, ...]
-
-    @cached_property
-    def hash(self) -> str:
-        """A hash of what they say."""
-        return content_hash(self.records)
-
-
-def load_records(origin: Origin) -> list[Record]:
-    """The records that the origin names. Raises InputError where there are none."""
-    records: list[Record] = plugins.load(SOURCES, origin.source or "", f"{origin.key}.source").load(origin)
-    if not records:
-        raise InputError(f"{origin.path or origin.source}: has no records")
-    return records
-
-
-def _content(origin: Origin) -> str | None:
-    """A hash of the file that the origin names, if it names one."""
-    return content_of(Path(origin.path)) if origin.path and Path(origin.path).is_file() else None
-
-
-Read = tuple[DatasetConfig, Origin, tuple[str | None, ...]]
-"""What records are read: the data set, where its test questions come from, and hashes of the files that these name."""
-
-
-@lru_cache(maxsize=4)
-def _split(dataset: DatasetConfig, questions: Origin, contents: tuple[str | None, ...]) -> Splits:
-    """The data set's records, tested by `questions`: read once for all cells of a sweep while the contents stay."""
-    splits = split_records(load_records(dataset), dataset.splits)
-    return splits if questions is dataset else transferred(splits, load_records(questions))
-
-
-@lru_cache(maxsize=1024)
-def _part(read: Read, split: str, domains: tuple[str, ...], limit: int | None) -> Part:
-    """The first `limit` records of a split and each domain."""
-    splits = _split(*read)
-    return Part(tuple(record for domain in domains for record in splits.of(split, domain, limit)))
-
-
-@lru_cache(maxsize=1024)
-def _examples(task: str, origin: Origin, part: Part, domain: str) -> str:
-    """A hash of what the model is shown beside the domain's questions."""
-    return _task(task, origin, part, domain).examples
-
-
-def _task(task: str, origin: Origin, part: Part, domain: str) -> Task:
-    found: Task = plugins.load(TASKS, task, "benchmark.task").task(domain, part.records, origin)
-    return found
 
 
 class Inputs:
@@ -113,16 +56,16 @@ class Inputs:
     @cached_property
     def splits(self) -> Splits:
         """The data set's records, split, the benchmark's own ones as the test split where it has some."""
-        return _split(*self._read)
+        return split_of(*self._read)
 
     @cached_property
     def _read(self) -> Read:
         dataset, questions = self.config.dataset, self.config.questions
-        return dataset, questions, (_content(dataset), _content(questions))
+        return dataset, questions, (content_at(dataset), content_at(questions))
 
     def _part(self, split: str, domains: Sequence[str], limit: int | None) -> Part:
         """The first `limit` records of a split and each domain, None for all."""
-        return _part(self._read, split, tuple(domains), limit)
+        return part_of(self._read, split, tuple(domains), limit)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -163,11 +106,11 @@ class Inputs:
 
     def task(self, split: str, domain: str) -> Task:
         """A split's questions of a domain as lm-eval wants them."""
-        return _task(self.config.benchmark.task, self._origin(split), self.questions(split, domain), domain)
+        return task_of(self.config.benchmark.task, self._origin(split), self.questions(split, domain), domain)
 
     def examples(self, split: str, domain: str) -> str:
         """A hash of what the model is shown beside them."""
-        return _examples(self.config.benchmark.task, self._origin(split), self.questions(split, domain), domain)
+        return examples_of(self.config.benchmark.task, self._origin(split), self.questions(split, domain), domain)
 
     def _origin(self, split: str) -> Origin:
         """Where the records of a split come from."""

@@ -7,8 +7,8 @@ from rich.console import Console
 from dsmoe import plugins
 from dsmoe.cell import Cell
 from dsmoe.compose import Composed
-from dsmoe.inputs import TASKS, load_records
 from dsmoe.models.checkpoint import files
+from dsmoe.parts import TASKS, load_records
 from dsmoe.progress import Reporter
 from dsmoe.session import Session
 

@@ -21,8 +21,9 @@ from dsmoe.journal import Journal
 from dsmoe.methods import ORACLE, OWN, UNSTEERED, Recipe, Settings, Trial, settings, tuned_as
 from dsmoe.models.load import LoadedModel, let_go, load_model, router_shape
 from dsmoe.progress import Advance, Reporter
+from dsmoe.provenance import stable_hash
 from dsmoe.results import RoutingChange
-from dsmoe.stage import Stage, is_finished, stable_hash
+from dsmoe.stage import Stage, is_finished
 from dsmoe.steering.steer import steer
 from dsmoe.steering.steering import Steering
 from dsmoe.steering.watch import RoutingWatch

@@ -14,8 +14,9 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from dsmoe import InputError
-from dsmoe.compose import FREE, checked, compose_cells, known_keys
+from dsmoe.compose import compose_cells
 from dsmoe.config import Config, ModelConfig, PretrainConfig, config_root
+from dsmoe.config.validation import FREE, checked, known_keys
 from dsmoe.help import VERBS, verb_help
 
 ROOT = config_root()

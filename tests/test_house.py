@@ -7,13 +7,14 @@ import dsmoe
 
 PACKAGE = Path(dsmoe.__file__).parent
 FLOORS = [
-    {"errors", "disk", "plugins", "progress", "journal", "usage"},
+    {"errors", "disk", "plugins", "progress", "journal", "usage", "provenance"},
     {"config", "compose", "stage", "results", "domains"},
     {"models", "evaluation", "report", "launch", "tracking"},
     {"discovery", "baselines"},
     {"steering", "analysis"},
     {
         "inputs",
+        "parts",
         "cell",
         "methods",
         "tuning",

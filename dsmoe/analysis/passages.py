@@ -7,7 +7,7 @@ from pathlib import Path
 from dsmoe.domains.prompts import discovery_prompt
 from dsmoe.domains.records import Record, canonical_order
 from dsmoe.errors import InputError
-from dsmoe.stage import stable_hash
+from dsmoe.provenance import stable_hash
 
 SUFFIX = ".txt"
 

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from dsmoe.doctor.finding import Finding, ask, module, ok, trouble, warning
 from dsmoe.doctor.probe import HELD
-from dsmoe.stage import versions
+from dsmoe.provenance import versions
 
 NO_ROOM, LITTLE_ROOM = 1e8, 1e10
 """Bytes: a comparison on the embedded model leaves 20 MB; an adapter of 2.7% of 30 billion parameters has 3 GB."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dsmoe.stage import versions
+from dsmoe.provenance import versions
 
 HELD = "held.lock"
 

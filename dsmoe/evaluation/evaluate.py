@@ -13,7 +13,7 @@ from dsmoe.evaluation.samples import Sample
 from dsmoe.evaluation.task import Task
 from dsmoe.evaluation.watched import WatchedModel
 from dsmoe.models.load import LoadedModel
-from dsmoe.stage import stable_hash
+from dsmoe.provenance import stable_hash
 
 FEW_SHOT_SEED = 1234
 

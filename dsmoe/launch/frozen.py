@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from dsmoe.compose import checked
 from dsmoe.config import Config
+from dsmoe.config.validation import checked
 from dsmoe.disk import replace_file
 from dsmoe.errors import InputError
-from dsmoe.stage import code_hash, git_commit, versions
+from dsmoe.provenance import code_hash, git_commit, versions
 
 SCHEMA = 1
 

@@ -12,7 +12,7 @@ from dsmoe.domains.records import Record
 from dsmoe.domains.sources.mmlu_pro import HUB, rows_of_split
 from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task, stock, stock_folder
-from dsmoe.stage import stable_hash
+from dsmoe.provenance import stable_hash
 
 METRICS = ("exact_match",)
 
