@@ -53,8 +53,8 @@ check: setup ## ruff and mypy
 families: setup ## the table of families and modes in docs/families.md, made anew
 	$(BIN)/python tests/family_table.py
 
-bench: setup ## speed, as ratios taken side by side
-	$(BIN)/python tests/bench.py
+bench: setup ## speed and memory beside anchors in the same run; PARTS="discovery sweep" measures some
+	$(BIN)/python tests/bench $(PARTS)
 
 clean: ## remove what was built; results stay
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,63 @@
+"""Speed and memory, side by side with an anchor in one run: `make bench`. Not a test: nothing here can fail.
+
+`python tests/bench [PART…] [--json FILE]` measures those parts, all of them by default.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+PARTS = {
+    "discovery": "discovery:discovery_measures",
+    "steering": "steered:steering_measures",
+    "router": "steered:router_call_measures",
+    "evaluation": "evaluation:evaluation_measures",
+    "sweep": "evaluation:sweep_measures",
+    "memory": "memory:memory_measures",
+    "start": "command_line:start_measures",
+    "cells": "command_line:cells_measures",
+}
+
+
+def main() -> int:
+    """Measure the parts that are named, and print the table."""
+    arguments, file = sys.argv[1:], Path("bench.json")
+    if "--json" in arguments:
+        at = arguments.index("--json")
+        file = Path(arguments[at + 1])
+        del arguments[at : at + 2]
+    if unknown := [name for name in arguments if name not in PARTS]:
+        print(f"bench: {unknown[0]!r} is not one of {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    table = Table(title="ours beside the anchor", title_justify="left")
+    for column in ("what", "anchor", "reach", "median", "min", "max", "n"):
+        table.add_column(column, justify="left" if column in ("what", "anchor", "reach") else "right")
+    found = []
+    for name in arguments or PARTS:
+        module, _, function = PARTS[name].partition(":")
+        measure: Callable[[], list[Any]] = getattr(import_module(module), function)
+        for one in (measured := measure()):
+            line = one.to_json()
+            found.append({"part": name, **line})
+            figures = (f"{line[key]:.2f} {line['unit']}" for key in ("median", "min", "max"))
+            table.add_row(one.what, one.anchor, one.reach, *figures, str(line["n"]))
+            print(f"{name}: {one.what}: {one.median:.2f} {one.unit}", file=sys.stderr)
+        assert measured
+    file.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    Console(width=140).print(table)
+    print(f"bench: {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
