@@ -3,7 +3,7 @@
 Shapes: N counted tokens of a batch, H hidden width, E experts, K chosen experts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,19 +65,21 @@ def observe(
 ) -> None:
     """Read every passage once and tell every part of every layer. `progress` is called with numbers of passages.
 
-    Memory does not grow with the passages. Raises InputError for a passage longer than the model's context, and
-    RuntimeError where the model bypasses a router.
+    Texts are tokenised twice, first for their lengths, so that no more than a batch's ids are kept: memory grows by a
+    number a passage. Raises InputError for a passage longer than the model's context, and RuntimeError where the model
+    bypasses a router.
     """
     domain_of = {domain: index for index, domain in enumerate(domains_of(passages))}
     routers = find_routers(model)
-    encoded = [np.array(tokenizer(passage.text).input_ids, dtype=np.int32) for passage in passages]
-    check_lengths(model, passages, [len(ids) for ids in encoded])
+    lengths = [len(tokenizer(passage.text).input_ids) for passage in passages]
+    check_lengths(model, passages, lengths)
     kinds = TokenKinds(tokenizer, ())
     done = 0
-    for batch in batches_by_length([len(ids) for ids in encoded], batch_tokens):
-        ids_BT, real_BT = padded([encoded[index].tolist() for index in batch], model.device)
-        ids = np.concatenate([encoded[index] for index in batch])
-        passage = np.repeat(batch, [len(encoded[index]) for index in batch])
+    for batch in batches_by_length(lengths, batch_tokens):
+        encoded = [tokenizer(passages[index].text).input_ids for index in batch]
+        ids_BT, real_BT = padded(encoded, model.device)
+        ids = np.concatenate([np.array(one, dtype=np.int32) for one in encoded])
+        passage = np.repeat(batch, [len(one) for one in encoded])
         counted = kinds(ids) != IGNORED
         kept = real_BT.flatten().nonzero().squeeze(1)[torch.from_numpy(counted).to(model.device)]
         domain = np.array([domain_of[passages[index].domain] for index in passage[counted]], dtype=np.int64)
@@ -97,7 +99,11 @@ def _telling(parts: Sequence[Part], tokens: Tokens) -> Callable[[Routed], None]:
 
 def check_lengths(model: "PreTrainedModel", passages: Sequence[Passage], lengths: Sequence[int], more: int = 0) -> None:
     """Raise InputError where a passage of so many tokens, and `more` new ones, does not fit the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
+    check_context(getattr(model.config, "max_position_embeddings", None), passages, lengths, more)
+
+
+def check_context(context: int | None, passages: Sequence[Passage], lengths: Iterable[int], more: int = 0) -> None:
+    """The same for a context of so many tokens, None for one without an end."""
     for passage, length in zip(passages, lengths, strict=True):
         if context is not None and length + more > context:
             new = f" and {more} new ones" if more else ""

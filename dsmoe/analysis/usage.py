@@ -1,12 +1,27 @@
 """How often the tokens of each domain chose each expert: P(e|D)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from dsmoe.analysis.observe import Routed, Tokens
+
+TABLE = "usage.parquet"
+
+
+def counted(kind_N: NDArray[np.int64], chosen_NK: torch.Tensor, kinds: int, experts: int) -> NDArray[np.int64]:
+    """How often tokens of each kind, such as a domain, chose each expert: [kinds, experts]."""
+    places_NK = chosen_NK.cpu().numpy() + kind_N[:, None] * experts
+    return np.bincount(places_NK.ravel(), minlength=kinds * experts).reshape(kinds, experts)
+
+
+def shares(counts_E: NDArray[Any]) -> NDArray[np.float64]:
+    """Counts [..., experts] as shares of the choices, which sum to 1 over the experts."""
+    return np.divide(counts_E, counts_E.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
 class Usage:
@@ -18,16 +33,13 @@ class Usage:
 
     def add(self, tokens: Tokens, routed: Routed) -> None:
         """Count a batch's choices in one layer."""
-        domains, experts = self.counts_DLE.shape[0], self.counts_DLE.shape[2]
-        chosen_NK = routed.chosen_NK.cpu().numpy() + tokens.domain_N[:, None] * experts
-        counts = np.bincount(chosen_NK.ravel(), minlength=domains * experts)
-        self.counts_DLE[:, routed.row] += counts.reshape(domains, experts)
+        domains, _, experts = self.counts_DLE.shape
+        self.counts_DLE[:, routed.row] += counted(tokens.domain_N, routed.chosen_NK, domains, experts)
 
     @property
     def shares(self) -> NDArray[np.float64]:
         """P(e|D) [domains, layers, experts]: shares of a domain's choices in a layer, which sum to 1."""
-        shares: NDArray[np.float64] = self.counts_DLE / self.counts_DLE.sum(axis=2, keepdims=True)
-        return shares
+        return shares(self.counts_DLE)
 
     def table(self) -> pa.Table:
         """A row a domain, layer and expert: how many tokens chose it, and their share of the domain's choices."""

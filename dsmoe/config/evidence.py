@@ -29,9 +29,9 @@ class AnalysisConfig:
     top_p: Share
     """A domain's top-p set is the smallest set of experts that together take this share of its choices."""
     permutations: Count
-    """Permutations under each null that permutes."""
+    """Permutations under each null that permutes; existence wants at least 20 a domain."""
     random_routers: Count
-    """Routers drawn at random in place of each layer's own, for the null of vocabulary."""
+    """Routers drawn at random in place of each layer's own, for the null of vocabulary; at least 20 a domain."""
     sampled_tokens: Count
     """Tokens between which routing is held against hidden states, and texts likewise, in each layer."""
     rollouts: Annotated[int, Ge(0)]

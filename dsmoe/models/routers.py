@@ -64,6 +64,16 @@ class Router:
     top_k: int
     family: Family
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """What its one `F.linear` multiplies by, float32 [experts, hidden]."""
+        return self.module.get_parameter("weight").detach().float()
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """What its one `F.linear` adds, float32 [experts], None where the family adds nothing."""
+        return None if self.family.bias is None else self.module.get_parameter("bias").detach().float()
+
     def read(self, output: Any) -> RouterOutput:
         """What the module's forward returned, in one form for all families."""
         return self.family.read(self.module, output)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dsmoe.report.plot import keep, style
+from dsmoe.report.table import pipes
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -13,7 +14,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = [
         f"**Recovery** of the experts planted for {found['domain']}, a model a seed: area under the ROC curve, and "
         "precision among as many experts as were planted",
-        _pipes(
+        pipes(
             ["rule", *(f"seed {one['seed']}" for one in seeds), "mean AUROC"],
             [
                 [rule, *(_recovered(one["rules"][rule]) for one in seeds), f"{_mean(rule, seeds):.3f}"]
@@ -21,7 +22,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             ],
         ),
         "**Steering** toward them, percent right on the target",
-        _pipes(
+        pipes(
             ["seed", "base", "dsmoe", "oracle", "p (Holm)", "verdict", "above random draws"],
             [
                 [
@@ -35,7 +36,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             ],
         ),
         f"**Verdicts** of studies made from kept answers to {found['questions']} questions",
-        _pipes(
+        pipes(
             ["true gain", "studies", "found", "share"],
             [
                 ["none: false alarms", *_rate(found["false_alarms"])],
@@ -71,8 +72,3 @@ def _mean(rule: str, seeds: Sequence[Mapping[str, Any]]) -> float:
 
 def _rate(rate: Mapping[str, int]) -> list[str]:
     return [str(rate["studies"]), str(rate["found"]), f"{100 * rate['found'] / rate['studies']:.1f}%"]
-
-
-def _pipes(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = [":--", *("--:" for _ in columns[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *lines))

@@ -75,11 +75,11 @@ def rich_table(results: Results) -> Group:
 
 def markdown(results: Results) -> str:
     """The same as `rich_table` in GitHub's Markdown, with a newline at the end."""
-    parts = [f"**{_title(results)}**", _pipes(COLUMNS, _main_lines(results))]
+    parts = [f"**{_title(results)}**", pipes(COLUMNS, _main_lines(results))]
     if domains := _domain_lines(results):
-        parts.append(_pipes(_domain_columns(results), domains))
+        parts.append(pipes(_domain_columns(results), domains))
     if generated := _generated_lines(results):
-        parts.append(_pipes(GENERATED, generated))
+        parts.append(pipes(GENERATED, generated))
     if lines := sentences(results):
         parts.append("\n".join(f"- {line}" for line in lines))
     parts.append(_note(results))
@@ -292,7 +292,8 @@ def grid(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> 
     return table
 
 
-def _pipes(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def pipes(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown: the first column on the left, all others on the right."""
     rule = [":--", *("--:" for _ in columns[1:])]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in (columns, *lines)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:]))
