@@ -19,6 +19,7 @@ from dsmoe.analysis.observe import check_context, observe
 from dsmoe.analysis.overlap import Committee, Overlap
 from dsmoe.analysis.passages import Passage, content_hash, domains_of, from_folder, from_records, limited
 from dsmoe.analysis.random_routers import RandomRouters
+from dsmoe.analysis.similarity import Similarity
 from dsmoe.analysis.usage import Usage
 from dsmoe.analysis.vocabulary import Vocabulary
 from dsmoe.cell import Cell
@@ -29,7 +30,9 @@ from dsmoe.errors import InputError
 from dsmoe.models.load import context_length, tokenizer_of
 from dsmoe.models.routers import find_routers
 from dsmoe.progress import Reporter
+from dsmoe.reasons import check_origin, origins, rollouts
 from dsmoe.report.analysis import markdown, sentences
+from dsmoe.report.figures import draw
 from dsmoe.session import Session
 from dsmoe.stage import Stage
 from dsmoe.verbs import in_process, outputs
@@ -49,6 +52,7 @@ def analyze(composed: Sequence[Composed]) -> int:
     """
     reporter, console = outputs()
     cell = Cell(in_process("analyze", composed).config)
+    check_origin(cell.config)
     wanted = cell.config.analysis
     passages = _passages(cell)
     hash_of_passages = content_hash(passages)
@@ -101,12 +105,22 @@ def _evidence(session: Session, passages: Sequence[Passage], earlier: Earlier | 
         labels = PermutedLabels(passages, len(layers), experts, wanted.permutations, seed, Path(spill) / "counts")
         random = RandomRouters(vocabulary, len(layers), experts, wanted.random_routers, seed)
         direction = Direction(layers)
+        similarity = Similarity(passages, layers, wanted.sampled_tokens, wanted.permutations, seed)
+        reasons = rollouts(session, passages)  # First, since it refuses prompts that are too long for new tokens.
         with reporter.work("analyze: routing") as advance:
             observe(
-                model, tokenizer, passages, [usage, labels, random, direction], config.discovery.batch_tokens, advance
+                model,
+                tokenizer,
+                passages,
+                [usage, labels, random, direction, similarity],
+                config.discovery.batch_tokens,
+                advance,
             )
         with reporter.work(f"analyze: {wanted.permutations} permutations of labels"):
             existence = Existence.of(usage, labels, random, vocabulary)
+    with reporter.work("analyze: similarity"):
+        reasons |= similarity.tables()
+    reasons |= origins(session, passages)
     overlap, committee = Overlap.of(usage, top_k, wanted.top_p), Committee.of(usage, wanted.top_p)
     load = Load.of(usage)
     against = Against.of(usage, earlier, wanted.top_p) if earlier else None
@@ -118,9 +132,12 @@ def _evidence(session: Session, passages: Sequence[Passage], earlier: Earlier | 
         "load": load.table(),
         "direction": direction.table(),
         **({"against": against.table()} if against else {}),
+        **reasons,
     }
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
+    with reporter.work("analyze: figures"):
+        draw(folder)
     return {
         "domains": list(usage.domains),
         "layers": layers,
@@ -136,6 +153,9 @@ def _evidence(session: Session, passages: Sequence[Passage], earlier: Earlier | 
         "committee": committee.by_layer(),
         "load": load.by_layer(),
         "direction": direction.by_layer(),
+        "similarity": reasons["similarity"].to_pylist(),
+        "rollout": reasons["rollout"].to_pylist() if "rollout" in reasons else None,
+        "origin": reasons["origin"].to_pylist() if "origin" in reasons else None,
         "against": against and against.to_json(),
     }
 

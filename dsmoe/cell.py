@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from dsmoe.config import GENERATES, Config, SftConfig
+from dsmoe.config import GENERATES, Batches, Config, PretrainConfig, SftConfig
 from dsmoe.discovery.rule import rule_of
 from dsmoe.discovery.tokens import read_stop_words
 from dsmoe.domains import world
@@ -31,6 +31,14 @@ def _world(whose: bool) -> str:
     return stable_hash([statement if whose else statement.text for statement in world.statements()])
 
 
+def pretraining(config: PretrainConfig, batches: Batches = "mixed") -> Stage:
+    """Training an embedded model."""
+    settings = {key: value for key, value in asdict(config).items() if value is not None}
+    if batches != "mixed":
+        settings["batches"] = batches
+    return Stage("pretrain", PRETRAIN, {**settings, "text": _world(bool({"planted_loss", "batches"} & set(settings)))})
+
+
 class Cell:
     """One config, ready to run. Raises InputError for whatever in it, or in the files it names, cannot be run.
 
@@ -50,10 +58,7 @@ class Cell:
     @cached_property
     def pretrain(self) -> Stage | None:
         """Training the embedded model."""
-        if self.config.model.pretrain is None:
-            return None
-        settings = {key: value for key, value in asdict(self.config.model.pretrain).items() if value is not None}
-        return Stage("pretrain", PRETRAIN, {**settings, "text": _world("planted_loss" in settings)})
+        return pretraining(self.config.model.pretrain) if self.config.model.pretrain else None
 
     @cached_property
     def model_key(self) -> Key:

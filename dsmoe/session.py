@@ -8,8 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsmoe.cell import Cell
-from dsmoe.config import AUTO, SftConfig, SteeringConfig
+from dsmoe.cell import Cell, pretraining
+from dsmoe.config import AUTO, Batches, PretrainConfig, SftConfig, SteeringConfig
 from dsmoe.discovery.discover import discover
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.discovery.rule import rule_of
@@ -85,12 +85,14 @@ class Session:
 
     def pretrained(self) -> Path:
         """The embedded model's checkpoint."""
+        assert self.config.model.pretrain is not None
+        return self.pretrained_as(self.config.model.pretrain)
+
+    def pretrained_as(self, config: PretrainConfig, batches: Batches = "mixed") -> Path:
+        """The checkpoint of an embedded model that is trained otherwise."""
         from dsmoe.models.tiny import pretrain
 
-        config = self.config.model.pretrain
-        stage = self.cell.pretrain
-        assert stage is not None
-        assert config is not None
+        stage = pretraining(config, batches)
 
         def make(folder: Path) -> None:
             with self._work(stage, "pretrain: the embedded model") as advance:
@@ -99,6 +101,7 @@ class Session:
                     world.statements(),
                     config,
                     lambda step, loss: advance(step, config.steps, f"loss {loss:.2f}"),
+                    batches,
                 )
 
         return self._run(stage, make)

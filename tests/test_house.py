@@ -19,6 +19,7 @@ FLOORS = [
         "methods",
         "tuning",
         "analyze",
+        "reasons",
         "calibrate",
         "effort",
         "forecast",

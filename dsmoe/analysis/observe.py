@@ -84,7 +84,7 @@ def observe(
         kept = real_BT.flatten().nonzero().squeeze(1)[torch.from_numpy(counted).to(model.device)]
         domain = np.array([domain_of[passages[index].domain] for index in passage[counted]], dtype=np.int64)
         tokens = Tokens(ids[counted].astype(np.int64), passage[counted], domain)
-        _read(model, routers, ids_BT, real_BT, kept, _telling(parts, tokens))
+        read(model, routers, ids_BT, real_BT, kept, _telling(parts, tokens))
         done += len(batch)
         progress(done, len(passages))
 
@@ -112,7 +112,7 @@ def check_context(context: int | None, passages: Sequence[Passage], lengths: Ite
             )
 
 
-def _read(
+def read(
     model: "PreTrainedModel",
     routers: Sequence[Router],
     ids_BT: torch.Tensor,
@@ -120,7 +120,7 @@ def _read(
     kept_N: torch.Tensor,
     tell: Callable[[Routed], None],
 ) -> None:
-    """One forward; `kept_N` are the counted tokens among B·T."""
+    """One forward; `kept_N` are the counted tokens among B·T. Raises RuntimeError where a router is bypassed."""
     heard = set()
 
     def listen(row: int, router: Router) -> Any:

@@ -14,6 +14,7 @@ from dsmoe.config.running import UNNAMEABLE, ClusterConfig, LauncherConfig, Path
 from dsmoe.config.types import (
     AUTO,
     Auto,
+    Batches,
     Benchmark,
     Count,
     Device,
@@ -36,6 +37,7 @@ __all__ = [
     "UNNAMEABLE",
     "AnalysisConfig",
     "Auto",
+    "Batches",
     "Benchmark",
     "BenchmarkConfig",
     "CalibrationConfig",

@@ -43,4 +43,4 @@ class AnalysisConfig:
     against: Text | None
     """The folder of an analysis of another model on the same texts, to be held against this one."""
     origin: bool
-    """Whether the embedded model is trained anew with and without load balancing, on mixed and on uniform batches."""
+    """Whether the embedded model is trained with and without load balancing, on mixed batches and on single ones."""

@@ -23,3 +23,5 @@ Strength = Annotated[float, Interval(gt=-1, lt=math.inf)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 Launcher = Literal["slurm"]
 Tracking = Literal["offline", "online", "disabled"]
+Batches = Literal["mixed", "single"]
+"""Whether batches of training mix the domains' texts, or are of a single domain each."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dsmoe.domains.prompts import discovery_prompt
 from dsmoe.domains.records import Record
 from dsmoe.errors import InputError
+from dsmoe.models.continuation import greedy_continuation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +61,7 @@ class Texts(Sequence[Text]):
             )
         self._generated: list[list[int]] = []
         if span == "generated":
-            self._generated = [_continuation(model, tokenizer, self._prompt(record), more) for record in records]
+            self._generated = [greedy_continuation(model, tokenizer, self._prompt(record), more) for record in records]
             self.lengths = [length + len(new) for length, new in zip(self.lengths, self._generated, strict=True)]
 
     def __len__(self) -> int:
@@ -117,21 +118,3 @@ def _places(text: str, marker: str) -> Iterator[int]:
     while at >= 0:
         yield at
         at = text.find(marker, at + 1)
-
-
-def _continuation(model: "PreTrainedModel", tokenizer: Any, prompt: list[int], max_new_tokens: int) -> list[int]:
-    """The greedy continuation of a prompt. Alone, since another batch might turn a near tie."""
-    import torch
-
-    ids = torch.tensor([prompt], device=model.device)
-    ends = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    with torch.no_grad():
-        (sequence,) = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=ends,
-        ).tolist()
-    new: list[int] = sequence[len(prompt) :]
-    return new

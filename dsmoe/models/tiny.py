@@ -16,7 +16,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from dsmoe.config import PretrainConfig
+from dsmoe.config import Batches, PretrainConfig
 from dsmoe.domains.world import Statement
 from dsmoe.models.planted import PLANTED, PlantedExperts, Planting
 
@@ -39,13 +39,17 @@ class Batch(NamedTuple):
 
 
 def pretrain(
-    folder: Path, statements: Sequence[Statement], config: PretrainConfig, report: Report | None = None
+    folder: Path,
+    statements: Sequence[Statement],
+    config: PretrainConfig,
+    report: Report | None = None,
+    batches: Batches = "mixed",
 ) -> None:
     """Train tokenizer and model on the statements and save both to `folder`, as transformers loads them.
 
-    The same statements and config give the same bits: training runs on one thread, whatever torch is set to.
-    Where the config plants experts, `planted.json` beside the checkpoint says which. `report` is told the step, counted
-    from 1, and its loss.
+    The same statements, config and kind of batches give the same bits: training runs on one thread, whatever torch is
+    set to. Where the config plants experts, `planted.json` beside the checkpoint says which. `report` is told the step,
+    counted from 1, and its loss.
     """
     with _reproducible(config.seed):
         tokenizer = _train_tokenizer([statement.text for statement in statements], config)
@@ -55,7 +59,7 @@ def pretrain(
             planted = PlantedExperts.draw(sorted({statement.domain for statement in statements}), config)
             planted.save(folder / PLANTED)
             planting = Planting(model, planted, config.planted_loss)
-        _train(model, _batches(tokenizer, statements, config), config, planting, report)
+        _train(model, _batches(tokenizer, statements, config, batches), config, planting, report)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -124,7 +128,7 @@ def _build(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> Qwen3M
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, statements: Sequence[Statement], config: PretrainConfig
+    tokenizer: PreTrainedTokenizerFast, statements: Sequence[Statement], config: PretrainConfig, kind: Batches
 ) -> Iterator[Batch]:
     """Endless batches of statements; a new order every epoch.
 
@@ -132,11 +136,14 @@ def _batches(
     """
     texts = [statement.text for statement in statements]
     encoded = [torch.tensor([*ids, tokenizer.eos_token_id]) for ids in tokenizer(texts)["input_ids"]]
+    # Statements that may share a batch.
+    home = [statement.domain if kind == "single" else "" for statement in statements]
     while True:
-        order = sorted(torch.randperm(len(encoded)).tolist(), key=lambda index: len(encoded[index]))
+        order = sorted(torch.randperm(len(encoded)).tolist(), key=lambda index: (home[index], len(encoded[index])))
         batches: list[list[int]] = [[]]
         for index in order:
-            if len(encoded[index]) * (len(batches[-1]) + 1) > config.batch_tokens:
+            full = len(encoded[index]) * (len(batches[-1]) + 1) > config.batch_tokens
+            if full or (batches[-1] and home[batches[-1][0]] != home[index]):
                 batches.append([])
             batches[-1].append(index)
         for index in torch.randperm(len(batches)).tolist():
