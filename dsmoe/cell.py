@@ -15,7 +15,7 @@ from dsmoe.methods import OWN, Recipe, Trial, candidates, open_settings, setting
 from dsmoe.models.checkpoint import content_of, identity
 from dsmoe.models.load import Node, this_node
 from dsmoe.provenance import stable_hash
-from dsmoe.stage import Stage
+from dsmoe.stage import Stage, is_finished
 
 PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 3
 """The versions of the stages' code: raise one when that code would give another result."""
@@ -54,6 +54,8 @@ class Cell:
         self.id = stable_hash({"config": self._scientific, "compare": COMPARE, "stages": [s.hash for s in self.stages]})
         self.results = Path(config.paths.results)
         self.folder = self.results / config.study / self.id
+        if not is_finished(self.folder):
+            self.inputs.check_room()
 
     @cached_property
     def pretrain(self) -> Stage | None:

@@ -210,11 +210,14 @@ class Inputs:
         if self.config.generation.chat_template:
             check_chat(model, self.config.generation)
 
-    def _check_model(self) -> None:
+    def check_room(self) -> None:
+        """Warn, or raise InputError, where the model does not fit this machine, as far as can be known beforehand."""
         there = machine(self.config.cluster, self.config.model)
         for line in check_fits(needs(self.config), there):
             _warn(line)
         check_processes(self.config, there)
+
+    def _check_model(self) -> None:
         pretrain = self.config.model.pretrain
         if pretrain is not None and pretrain.planted_loss is not None:
             PlantedExperts.draw(world.DOMAINS, pretrain)

@@ -15,7 +15,6 @@ from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.discovery.rule import rule_of
 from dsmoe.domains import world
 from dsmoe.effort import Effort, efforts
-from dsmoe.evaluation.evaluate import evaluate
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
 from dsmoe.journal import Journal
 from dsmoe.methods import ORACLE, OWN, UNSTEERED, Recipe, Settings, Trial, settings, tuned_as
@@ -289,6 +288,8 @@ class Session:
         return [_read_answers(stage.folder(self.cell.results)) for stage in stages.values()]
 
     def _ask(self, trial: Trial, domain: str, loaded: LoadedModel, watch: RoutingWatch | None, folder: Path) -> None:
+        from dsmoe.evaluation.evaluate import evaluate  # lm-eval takes seconds, and a finished cell needs none of it.
+
         config, task = self.config, self.cell.inputs.task(trial.split, domain)
         with self._work(self.cell.evaluate(trial, domain), f"evaluate: {trial.name} on {domain}") as advance:
             samples: Sequence[Sample] = evaluate(

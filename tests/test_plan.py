@@ -260,7 +260,7 @@ def test_what_a_run_failed_of_is_said(files: Path, run: Run, monkeypatch: pytest
         raise RuntimeError("no luck")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no luck"):
-        patch.setattr("dsmoe.session.evaluate", fails)
+        patch.setattr("dsmoe.evaluation.evaluate.evaluate", fails)
         run("compare", *on(files))
     assert "(failed: RuntimeError: no luck; all 2 stages missing" in run("plan", *on(files))[1]
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from dsmoe.domains.prompts import Scoring, evaluation_prompt
 from dsmoe.domains.records import Record
 from dsmoe.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 NOTHING = ("", "[invalid]")
 """What lm-eval's filters give where they find no answer."""
@@ -52,9 +53,15 @@ def stock_folder(name: str) -> Path:
     return Path(lm_eval.tasks.__file__).parent / name
 
 
-def dataset_of(documents: Sequence[dict[str, Any]], split: str) -> Callable[..., dict[str, Dataset]]:
+def dataset_of(documents: Sequence[dict[str, Any]], split: str) -> Callable[..., dict[str, "Dataset"]]:
     """What lm-eval calls to have these documents as a split of a data set."""
-    return lambda **_: {split: Dataset.from_list(list(documents))}
+
+    def dataset(**_: Any) -> dict[str, "Dataset"]:
+        from datasets import Dataset
+
+        return {split: Dataset.from_list(list(documents))}
+
+    return dataset
 
 
 def choice_task(domain: str, records: Sequence[Record], scoring: Scoring) -> Task:

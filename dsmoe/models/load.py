@@ -54,8 +54,6 @@ def threads_of(config: ModelConfig) -> int:
 
 def router_shape(config: ModelConfig) -> RouterShape:
     """How the model routes, read from its config alone: no weights are loaded. Raises InputError if it does not."""
-    from transformers import AutoModelForCausalLM
-
     if config.pretrain:
         layers = range(config.pretrain.num_layers)
         experts = dict.fromkeys(layers, config.pretrain.num_experts)
@@ -64,6 +62,8 @@ def router_shape(config: ModelConfig) -> RouterShape:
         path = config.path or ""
         checkpoint.check_folder(Path(path))
         return _shape_of_folder(path, checkpoint.content_of(Path(path)), config.trust_remote_code)
+    from transformers import AutoModelForCausalLM
+
     shape = checkpoint.model_config(config)
     with torch.device("meta"):
         return shape_of(AutoModelForCausalLM.from_config(shape, trust_remote_code=config.trust_remote_code))
