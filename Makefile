@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-natural test test-chaos test-gpu test-slurm chaos check families bench clean
+.PHONY: help setup demo demo-natural test test-browser test-chaos test-gpu test-slurm chaos check families bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -19,6 +20,10 @@ help: ## this list
 	$(PIP) --editable '.[test]'
 	@touch $@
 
+.venv/test-browser: .venv/test
+	$(PIP) --editable '.[test,test-browser]'
+	@touch $@
+
 setup: .venv/test ## install dsmoe and what its tests need into .venv
 
 demo: .venv/dsmoe ## the main job on a model with planted experts: base, SFT, DSMoE and controls on six domains
@@ -29,6 +34,10 @@ demo-natural: .venv/dsmoe ## the same on a model that was trained as usual, whos
 
 test: setup ## all tests but the slow ones, on two cores
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-browser: .venv/test-browser ## the report in a real browser; installs Chromium from Debian where it is missing
+	command -v chromium >/dev/null || { $(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install --yes chromium; }
+	$(BIN)/pytest -m browser tests/test_browser.py
 
 test-chaos: setup ## kill a comparison twenty times at random moments; it must end as if undisturbed
 	$(BIN)/pytest -m chaos tests/test_chaos.py

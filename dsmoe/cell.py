@@ -17,7 +17,7 @@ from dsmoe.models.load import Node, this_node
 from dsmoe.provenance import stable_hash
 from dsmoe.stage import Stage, is_finished
 
-PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 3
+PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 4
 """The versions of the stages' code: raise one when that code would give another result."""
 TRANSPORT = ("paths", "cluster", "tracking", "study", "calibration", "analysis")
 """Keys of the config that no result depends on."""

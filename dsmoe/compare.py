@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dsmoe.cell import Cell
-from dsmoe.domains.records import content_hash
+from dsmoe.domains.records import Record, content_hash
 from dsmoe.evaluation.comparison import Outcome, compare, rows
 from dsmoe.evaluation.samples import Sample, write_samples
 from dsmoe.journal import Journal
 from dsmoe.methods import Trial
 from dsmoe.progress import Reporter
 from dsmoe.provenance import git_commit, versions
+from dsmoe.report.kept import Expert, write_experts, write_questions
 from dsmoe.report.table import csv_text, markdown
 from dsmoe.results import Results, Specificity
 from dsmoe.session import Answers, Session
@@ -34,6 +35,7 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         session = Session(cell, reporter, journal)
         samples: list[Sample] = []
         outcomes: list[Outcome] = []
+        experts: list[Expert] = []
         # What cannot be steered is refused before anybody is asked a test question.
         steerings = {trial.method: session.steering(trial) for trial in map(Trial, cell.config.methods)}
         for method, steering in steerings.items():
@@ -42,6 +44,7 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
                 outcomes.append(_outcome(cell, answers, steering))
             if steering is not None:
                 steering.save(folder / f"steering-{method}.json")
+                experts += _experts(method, steering, session)
         results = Results(
             cell=cell.id,
             config=cell.content,
@@ -53,6 +56,8 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         )
         results.write(folder / "results.json")
         write_samples(samples, folder / "samples.parquet")
+        write_questions(_questions(cell), folder / "questions.parquet")
+        write_experts(experts, folder / "experts.parquet")
         (folder / "table.md").write_text(markdown(results), encoding="utf-8")
         (folder / "table.csv").write_text(csv_text(results), encoding="utf-8")
 
@@ -88,6 +93,24 @@ def _outcome(cell: Cell, answers: Answers, steering: Steering | None) -> Outcome
         mode=steering.mode if steering else None,
         routing_changed=answers.routing_changed,
     )
+
+
+def _questions(cell: Cell) -> list[Record]:
+    """The test questions, domain by domain."""
+    return [record for domain in cell.inputs.domains for record in cell.inputs.questions("test", domain).records]
+
+
+def _experts(method: str, steering: Steering, session: Session) -> list[Expert]:
+    """Every expert of the profile that a method steers by; those steered alone where there is no profile."""
+    steered = {(layer, expert) for layer, chosen in steering.experts.items() for expert in chosen}
+    if (recipe := session.cell.inputs.recipe(method)) is None:
+        return [Expert(method, layer, expert, None, True) for layer, expert in sorted(steered)]
+    profile = session.profile(recipe)
+    return [
+        Expert(method, layer, expert, score, (layer, expert) in steered)
+        for layer, scores in zip(profile.layers, profile.scores.tolist(), strict=True)
+        for expert, score in enumerate(scores)
+    ]
 
 
 def _specificity(cell: Cell, session: Session) -> Specificity | None:

@@ -97,6 +97,12 @@ VERBS = {
         sweeps=True,
         flags=("--watch",),
     ),
+    "report": Verb(
+        "one HTML page, its figures and tables over a study's finished cells; -m takes several studies",
+        "dsmoe report study=default paths.results=results",
+        "dsmoe.report.report:report",
+        sweeps=True,
+    ),
     "publish": Verb(
         "send a study's finished cells to wandb; again sends only what is not there yet; -m takes several studies",
         "dsmoe publish study=default tracking.project=dsmoe",

@@ -9,10 +9,14 @@ import os
 import textwrap
 import uuid
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from dsmoe.errors import InputError
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
 
 Role = Literal["target", "non_target"]
 Verdict = Literal["better", "worse", "no evidence"]
@@ -178,11 +182,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _validate(document: Any, path: Path) -> None:
-    # Half of this module's import time, and those who only want the types need none of it.
-    from jsonschema import Draft202012Validator
+@cache
+def _validator() -> "Validator":
+    # Those who only want the types need neither the library nor the schema.
+    from jsonschema_rs import validator_for
 
-    schema = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
-    fault = next(Draft202012Validator(schema).iter_errors(document), None)
+    return validator_for(json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8")))
+
+
+def _validate(document: Any, path: Path) -> None:
+    fault = next(iter(_validator().iter_errors(document)), None)
     if fault is not None:
-        raise InputError(f"{path}: {fault.json_path}: {textwrap.shorten(fault.message, 160)}")
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault.instance_path)
+        raise InputError(f"{path}: ${place}: {textwrap.shorten(fault.message, 160)}")

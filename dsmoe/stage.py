@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,6 +153,45 @@ def write_new(folder: Path, make: Callable[[Path], None], key: str) -> None:
                     path.unlink(missing_ok=True)
         except Timeout:
             raise InputError(f"{key}: another process is writing {folder}") from None
+
+
+def replace_folder(folder: Path, make: Callable[[Path], None], parts: Sequence[str], key: str) -> None:
+    """A folder of the user's own as `write_new` makes it, in the place of one that an earlier command has made.
+
+    What is there is known by `parts`, the names of all that it may hold. Raises InputError where there is something
+    else, or another process at work.
+    """
+    check_replaceable(folder, parts, key)
+    path, old = (folder.with_name(f".{folder.name}.{what}") for what in ("lock", "old"))
+    with writing(folder, key):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(path, timeout=0):
+                try:
+                    shutil.rmtree(old, ignore_errors=True)
+                    made = folder.with_name(f".{folder.name}.new")
+                    shutil.rmtree(made, ignore_errors=True)
+                    _appear(made, make)
+                    check_replaceable(folder, parts, key)
+                    if folder.exists():
+                        folder.rename(old)
+                    made.rename(folder)
+                    shutil.rmtree(old, ignore_errors=True)
+                finally:
+                    path.unlink(missing_ok=True)
+        except Timeout:
+            raise InputError(f"{key}: another process is writing {folder}") from None
+
+
+def check_replaceable(folder: Path, parts: Sequence[str], key: str) -> None:
+    """Raise InputError unless `folder` can be made, or is there and holds nothing but `parts`."""
+    if folder.is_dir() and any(folder.iterdir()):
+        if others := sorted({path.name for path in folder.iterdir()} - set(parts)):
+            raise InputError(f"{key}: {folder} holds {others[0]!r}, so it is no earlier one; name another folder")
+        if not os.access(folder.parent, os.W_OK):
+            raise InputError(f"{key}: {folder} cannot be replaced: nothing may be written to {folder.parent}")
+        return
+    check_new(folder, key)
 
 
 def check_new(folder: Path, key: str) -> None:

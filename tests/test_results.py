@@ -104,16 +104,16 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     ("keys", "value", "words"),
     [
         (("schema",), 3, "$.schema: 2 was expected"),
-        (("rows",), {}, "$.rows: {} is not of type 'array'"),
-        (("rows", 1, "value"), "high", "$.rows[1].value: 'high' is not of type 'number'"),
+        (("rows",), {}, '$.rows: {} is not of type "array"'),
+        (("rows", 1, "value"), "high", '$.rows[1].value: "high" is not of type "number"'),
         (("rows", 1, "value"), 33.3, "$.rows[1].value: 33.3 is greater than the maximum of 1"),
-        (("rows", 0, "role"), "other", "$.rows[0].role: 'other' is not one of ['target', 'non_target']"),
+        (("rows", 0, "role"), "other", '$.rows[0].role: "other" is not one of'),
         (("rows", 0, "rank"), 1, "$.rows[0]: Additional properties are not allowed ('rank' was unexpected)"),
-        (("comparisons", 0, "verdict"), "significant", "$.comparisons[0].verdict: 'significant' is not one of"),
-        (("comparisons", 1, "harm", "margin"), None, "$.comparisons[1].harm.margin: None is not of type 'number'"),
-        (("comparisons", 1, "harm"), {}, "$.comparisons[1].harm: 'margin' is a required property"),
-        (("config",), [], "$.config: [] is not of type 'object'"),
-        (("cell",), ["x\ny"] * 500, "$.cell: ['x\\ny', 'x\\ny',"),
+        (("comparisons", 0, "verdict"), "significant", '$.comparisons[0].verdict: "significant" is not one of'),
+        (("comparisons", 1, "harm", "margin"), None, '$.comparisons[1].harm.margin: null is not of type "number"'),
+        (("comparisons", 1, "harm"), {}, '$.comparisons[1].harm: "margin" is a required property'),
+        (("config",), [], '$.config: [] is not of type "object"'),
+        (("cell",), ["x\ny"] * 500, "$.cell: [...]"),
     ],
 )
 def test_a_fault_is_one_line_with_its_place(
@@ -136,7 +136,7 @@ def test_a_missing_property_is_named(tmp_path: Path) -> None:
     broken = document()
     del broken["comparisons"][1]["gained"]
     (tmp_path / "results.json").write_text(json.dumps(broken))
-    with pytest.raises(InputError, match=r"\$\.comparisons\[1\]: 'gained' is a required property"):
+    with pytest.raises(InputError, match=r"\$\.comparisons\[1\]: \"gained\" is a required property"):
         Results.read(tmp_path / "results.json")
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import gammaln, xlogy
 
+from dsmoe.evaluation.multiplicity import holm
 from dsmoe.evaluation.statistics import (
     Pairs,
     bootstrap_interval,
-    holm,
     non_inferiority,
     sign_flip,
     smallest_visible_effect,

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from dsmoe.errors import InputError
-from dsmoe.report.table import csv_text, markdown, numbers, rich_table, sentences
+from dsmoe.report.sentences import sentences
+from dsmoe.report.table import csv_text, markdown, numbers, rich_table
 from dsmoe.results import Comparison, Harm, Results, RoutingChange, Row, Specificity
 
 

@@ -25,7 +25,7 @@ from dsmoe.analysis.labels import PermutedLabels
 from dsmoe.analysis.random_routers import RandomRouters
 from dsmoe.analysis.usage import Usage
 from dsmoe.analysis.vocabulary import Vocabulary
-from dsmoe.evaluation.statistics import holm
+from dsmoe.evaluation.multiplicity import holm
 
 SIGNIFICANCE = 0.05
 FEWEST = 100

@@ -29,6 +29,8 @@ class PathsConfig:
     """The folder of all results."""
     export: Text | None
     """A new folder for what dsmoe export writes."""
+    report: Text | None
+    """The folder that dsmoe report writes, an older report there replaced; null takes report below the study's."""
 
 
 @dataclass(frozen=True, slots=True)

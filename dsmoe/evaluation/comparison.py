@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dsmoe.evaluation.multiplicity import SIGNIFICANCE, holm
 from dsmoe.evaluation.statistics import (
     HARM_MARGIN,
     Pairs,
     bootstrap_interval,
-    holm,
     non_inferiority,
     sign_flip,
     smallest_visible_effect,
@@ -30,8 +30,6 @@ from dsmoe.results import (
     Row,
     Verdict,
 )
-
-SIGNIFICANCE = 0.05
 
 
 class PairingError(ValueError):

@@ -124,16 +124,6 @@ def standard_error(right: Sequence[int], groups: Sequence[Hashable], samples: in
     return float(np.sqrt(spread * len(of_groups) / max(1, len(of_groups) - 1))) / (len(right) * samples)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p values, in the order given, at most 1. Holm (1979), Scand. J. Statist. 6:65."""
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
-
-
 def smallest_visible_effect(pairs: Pairs, alpha: float, power: float = POWER) -> float:
     """Smallest true difference that `sign_flip` on these questions finds, with the right sign and p < alpha.
 

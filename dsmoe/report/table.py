@@ -12,8 +12,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dsmoe.errors import InputError
-from dsmoe.results import CHANCE, POOLED_DOMAIN, POOLED_TASK, Comparison, Results, Row
+from dsmoe.report.sentences import sentences
+from dsmoe.report.sentences import target as target_row
+from dsmoe.report.shown import minus, percent, plain_p, plain_points
+from dsmoe.results import CHANCE, POOLED_TASK, Comparison, Results, Row
 
 COLUMNS = ("method", "target", "Δ base [95%]", "p", "verdict", "others", "Δ base [95%]", "harm")
 GENERATED = ("method", "target: cut off", "no answer", "others: cut off", "no answer")
@@ -24,7 +26,6 @@ NOTE = (
     "have been seen with power 0.8."
 )
 HARM_NOTE = " harm: whether the loss on the others stays within {margin} points, by a one-sided 95% bound."
-MINUS = "\N{MINUS SIGN}"
 
 
 def numbers(results: Results) -> list[dict[str, str]]:
@@ -35,7 +36,7 @@ def numbers(results: Results) -> list[dict[str, str]]:
     there is none.
     Raises InputError for results without a target.
     """
-    target, others = _target(results), _others(results)
+    target, others = target_row(results), _others(results)
     values = {(row.method, row.task): row for row in results.rows}
     changes = {(change.method, change.task): change for change in results.comparisons if change.baseline == "base"}
     records = []
@@ -46,43 +47,38 @@ def numbers(results: Results) -> list[dict[str, str]]:
         record |= _numbers("non_target_", values.get((method, POOLED_TASK)), pooled)
         harm = pooled.harm if pooled is not None else None
         record["non_target_harm"] = harm.verdict if harm is not None else ""
-        record["non_target_harm_bound"] = _points(harm.bound) if harm is not None else ""
+        record["non_target_harm_bound"] = plain_points(harm.bound) if harm is not None else ""
         for other in others:
             row = values.get((method, other.task))
-            record[f"accuracy_{other.task}"] = _percent(row.value) if row is not None else ""
+            record[f"accuracy_{other.task}"] = percent(row.value) if row is not None else ""
         records.append(record)
     return records
 
 
-def sentences(results: Results) -> list[str]:
-    """The primary family in words, a line a comparison; the rank among random draws; what was chosen; the routing."""
-    primary = [_sentence(comparison) for comparison in results.comparisons if comparison.family == "primary"]
-    return primary + _specificity_sentence(results) + _choice_sentences(results) + _routing_sentences(results)
+def tables(results: Results) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """Title, columns and lines of each table: the main one, accuracy by domain, what became of generated answers."""
+    found = [
+        (_title(results), COLUMNS, _main_lines(results)),
+        ("Accuracy by domain", _domain_columns(results), _domain_lines(results)),
+        ("Generated answers", GENERATED, _generated_lines(results)),
+    ]
+    return [one for one in found if one[-1]]
 
 
 def rich_table(results: Results) -> Group:
     """The tables and the sentences under them, for a terminal of 120 columns."""
-    main, domains = _main_lines(results), _domain_lines(results)
-    parts: list[Table | Text] = [grid(_title(results), COLUMNS, main)]
-    if domains:
-        parts.append(grid("Accuracy by domain", _domain_columns(results), domains))
-    if generated := _generated_lines(results):
-        parts.append(grid("Generated answers", GENERATED, generated))
+    parts: list[Table | Text] = [grid(*one) for one in tables(results)]
     parts += [Text(sentence) for sentence in sentences(results)]
-    parts.append(Text(_note(results), style="dim"))
+    parts.append(Text(note(results), style="dim"))
     return Group(*parts)
 
 
 def markdown(results: Results) -> str:
     """The same as `rich_table` in GitHub's Markdown, with a newline at the end."""
-    parts = [f"**{_title(results)}**", pipes(COLUMNS, _main_lines(results))]
-    if domains := _domain_lines(results):
-        parts.append(pipes(_domain_columns(results), domains))
-    if generated := _generated_lines(results):
-        parts.append(pipes(GENERATED, generated))
+    parts = [f"**{_title(results)}**", *(pipes(columns, lines) for _, columns, lines in tables(results))]
     if lines := sentences(results):
         parts.append("\n".join(f"- {line}" for line in lines))
-    parts.append(_note(results))
+    parts.append(note(results))
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,14 +108,18 @@ def _numbers(prefix: str, row: Row | None, change: Comparison | None) -> dict[st
     )
     cells = dict.fromkeys(names, "")
     if row is not None:
-        cells |= {"accuracy": _percent(row.value), "n": str(row.n)}
+        cells |= {"accuracy": percent(row.value), "n": str(row.n)}
         shares = {"truncated": row.truncated, "unanswered": row.unanswered}
-        cells |= {name: _percent(share) for name, share in shares.items() if share is not None}
-        cells["stderr"] = _percent(row.stderr) if row.method != CHANCE else ""
+        cells |= {name: percent(share) for name, share in shares.items() if share is not None}
+        cells["stderr"] = percent(row.stderr) if row.method != CHANCE else ""
     if change is not None:
-        cells |= {"delta": _points(change.delta), "ci_low": _points(change.ci_low), "ci_high": _points(change.ci_high)}
-        cells |= {"p_adjusted": _p(change.p_adjusted), "verdict": change.verdict}
-        cells["visible"] = _percent(change.smallest_visible_effect) if change.verdict == "no evidence" else ""
+        cells |= {
+            "delta": plain_points(change.delta),
+            "ci_low": plain_points(change.ci_low),
+            "ci_high": plain_points(change.ci_high),
+        }
+        cells |= {"p_adjusted": plain_p(change.p_adjusted), "verdict": change.verdict}
+        cells["visible"] = percent(change.smallest_visible_effect) if change.verdict == "no evidence" else ""
     return {prefix + name: cell for name, cell in cells.items()}
 
 
@@ -161,75 +161,6 @@ def _generated_lines(results: Results) -> list[list[str]]:
     ]
 
 
-def _sentence(comparison: Comparison) -> str:
-    cells = _numbers("", None, comparison)
-    p = cells["p_adjusted"]
-    words = (
-        f"{comparison.method} {MINUS} {comparison.baseline} on {comparison.domain}: {_minus(cells['delta'])} points "
-        f"{_interval(cells)}, p {p if p.startswith('<') else f'= {p}'} (Holm), {comparison.verdict}"
-    )
-    if comparison.verdict != "no evidence":
-        return words
-    if comparison.smallest_visible_effect >= 1:
-        return f"{words}; {comparison.n} questions are too few to see any effect with power 0.8"
-    visible = _percent(comparison.smallest_visible_effect)
-    return f"{words}; an effect of {visible} points would have been seen with power 0.8"
-
-
-def _specificity_sentence(results: Results) -> list[str]:
-    """Where dsmoe stands among the random control's draws."""
-    if (found := results.specificity) is None:
-        return []
-    least, most = _percent(min(found.draws)), _percent(max(found.draws))
-    return [
-        f"dsmoe on {_target(results).domain}: {_percent(found.value)}% right, above {found.above} of "
-        f"{len(found.draws)} draws of as many random experts in each layer ({least} to {most}%)"
-    ]
-
-
-def _choice_sentences(results: Results) -> list[str]:
-    """A line a method whose settings were chosen on dev."""
-    lines = []
-    for method, choice in results.choices.items():
-        chosen = ", ".join(f"{name} {value:g}" for name, value in choice["chosen"].items())
-        point = next(point for point in choice["curve"] if point["settings"] == choice["chosen"])
-        whose = "" if choice["method"] == method else f", as for {choice['method']}"
-        lines.append(
-            f"{method}: {chosen}, chosen on dev among {len(choice['curve'])}{whose} ({_percent(point['target'])}% of "
-            f"{point['n']} questions right, base {_percent(choice['base'])}%)"
-        )
-    return lines
-
-
-def _routing_sentences(results: Results) -> list[str]:
-    """A line a steered method: how many of the steered layers' choices came out otherwise."""
-    lines = []
-    for method in dict.fromkeys(row.method for row in results.rows if row.routing_changed is not None):
-        shares = [
-            f"{_percent(row.routing_changed.changed / row.routing_changed.choices)}% of the choices on {row.domain}"
-            for row in results.rows
-            if row.method == method and row.routing_changed is not None and row.domain in _headed(results)
-        ]
-        row = next(row for row in results.rows if row.method == method)
-        lines.append(
-            f"{method} steers {row.num_experts} experts (mode {row.mode}, strength {row.strength:g}); in their layers "
-            f"it changed {', '.join(shares)}"
-        )
-    return lines
-
-
-def _headed(results: Results) -> tuple[str, str]:
-    """The domains that the main table has columns for."""
-    return (_target(results).domain, POOLED_DOMAIN)
-
-
-def _target(results: Results) -> Row:
-    for row in results.rows:
-        if row.role == "target":
-            return row
-    raise InputError(f"cell {results.cell}: no row of the target, so there is no table to show")
-
-
 def _others(results: Results) -> list[Row]:
     """A row of each non-target task."""
     rows = [row for row in results.rows if row.role == "non_target" and row.task != POOLED_TASK]
@@ -237,13 +168,14 @@ def _others(results: Results) -> list[Row]:
 
 
 def _title(results: Results) -> str:
-    target = _target(results)
+    target = target_row(results)
     others = sum(row.n for row in _others(results))
     return f"target: {target.domain} (n = {target.n}), others: {len(_others(results))} domains (n = {others})"
 
 
-def _note(results: Results) -> str:
-    margins = {_percent(change.harm.margin) for change in results.comparisons if change.harm is not None}
+def note(results: Results) -> str:
+    """What the numbers of the tables are."""
+    margins = {percent(change.harm.margin) for change in results.comparisons if change.harm is not None}
     return NOTE + "".join(HARM_NOTE.format(margin=margin) for margin in sorted(margins))
 
 
@@ -259,27 +191,11 @@ def _verdict(record: dict[str, str], prefix: str) -> str:
 
 def _change(record: dict[str, str], prefix: str) -> str:
     cells = {name: record[prefix + name] for name in ("delta", "ci_low", "ci_high")}
-    return f"{_minus(cells['delta'])} {_interval(cells)}" if cells["delta"] else ""
+    return f"{minus(cells['delta'])} {_interval(cells)}" if cells["delta"] else ""
 
 
 def _interval(cells: dict[str, str]) -> str:
-    return f"[{_minus(cells['ci_low'])}, {_minus(cells['ci_high'])}]"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:+z.1f}"
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", MINUS)
+    return f"[{minus(cells['ci_low'])}, {minus(cells['ci_high'])}]"
 
 
 def grid(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:

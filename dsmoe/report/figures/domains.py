@@ -16,7 +16,7 @@ from dsmoe.report.figures.columns import (
     pivot,
     where,
 )
-from dsmoe.report.plot import BLUE, GREY, INK
+from dsmoe.report.plot import BLUE, GREY, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +55,7 @@ def _by_domain(axes: "Axes", means: pa.Table, observed: str, null: str) -> None:
     beaten = found > highest
     axes.plot(found[beaten], at[beaten], "o", color=BLUE, label="observed, above that")
     if not beaten.all():
-        axes.plot(found[~beaten], at[~beaten], "o", color=BLUE, markerfacecolor="white", label="observed, not above")
+        axes.plot(found[~beaten], at[~beaten], "o", color=BLUE, markerfacecolor=PAPER, label="observed, not above")
     axes.set_yticks(at, domain)
     axes.set_ylim(-0.6, len(domain) - 0.4)
     axes.set(xlabel="divergence from all other domains, bits", xlim=(0, None))
@@ -117,6 +117,6 @@ def _matrix(axes: "Axes", cells: Column, domains: list[str], colours: str) -> An
         darkest = float(np.nanmin(cells) + 0.6 * np.ptp(cells[~np.isnan(cells)]))
         for row, column in zip(*np.nonzero(~np.isnan(cells)), strict=True):
             value = float(cells[row, column])
-            colour = "white" if value > darkest else INK
+            colour = "white" if value > darkest else "#111111"  # On a cell, whatever the page.
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
     return image

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsmoe.report.figures.columns import Column, by_layer, columns, distinct, layer_axis, legend_of, marker, where
-from dsmoe.report.plot import BLUE, GREEN, GREY, ORANGE
+from dsmoe.report.plot import BLUE, GREEN, GREY, ORANGE, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,4 +90,4 @@ def _tested(axes: "Axes", layers: Column, values: Column, p: Column, colour: str
     axes.plot(layers, values, color=colour, marker=marker(layers), label=label)
     missed = ~(p < SIGNIFICANT) & ~np.isnan(values)
     if missed.any():
-        axes.plot(layers[missed], values[missed], "o", color=colour, markerfacecolor="white", label="p ≥ 0.05")
+        axes.plot(layers[missed], values[missed], "o", color=colour, markerfacecolor=PAPER, label="p ≥ 0.05")
