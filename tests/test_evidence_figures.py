@@ -21,7 +21,7 @@ from dsmoe.report.figures.domains import existence, overlap
 from dsmoe.report.figures.experts import usage
 from dsmoe.report.figures.layers import depth, load
 from dsmoe.report.figures.why import pairs, rollout, similarity
-from dsmoe.report.plot import BLUE, style
+from dsmoe.report.plot import BLUE, PAPER, style
 
 Rows = list[dict[str, Any]]
 
@@ -169,8 +169,8 @@ def test_existence_fills_the_points_that_are_above_the_null() -> None:
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert (values(above, "x"), [names[int(at)] for at in values(above, "y")]) == ([0.03], ["above"])
     assert (values(below, "x"), [names[int(at)] for at in values(below, "y")]) == ([0.015], ["below"])
-    assert below.get_markerfacecolor() == "white"
-    assert to_hex(above.get_markerfacecolor()).upper() == BLUE
+    assert below.get_markerfacecolor() == PAPER
+    assert to_hex(above.get_markerfacecolor()) == BLUE
 
 
 @pytest.mark.parametrize("turned", [False, True])
