@@ -35,6 +35,7 @@ from dsmoe.report.analysis import markdown, sentences
 from dsmoe.report.figures import draw
 from dsmoe.session import Session
 from dsmoe.stage import Stage
+from dsmoe.tracking.mirror import Mirror, track
 from dsmoe.verbs import in_process, outputs
 
 ANALYZE = 1
@@ -86,6 +87,7 @@ def analyze(composed: Sequence[Composed]) -> int:
         (folder / TEXT).write_text(markdown(found), encoding="utf-8")
 
     folder = stage.run(cell.results, make, reporter.say)
+    track(Mirror.of_stage(folder), cell.config.tracking, reporter.say)
     for line in sentences(json.loads((folder / FILE).read_text(encoding="utf-8"))):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"analysis: {folder}", markup=False, soft_wrap=True)

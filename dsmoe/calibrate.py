@@ -23,6 +23,7 @@ from dsmoe.progress import Reporter
 from dsmoe.report.calibration import figure, markdown
 from dsmoe.session import Answers, Session
 from dsmoe.stage import Stage
+from dsmoe.tracking.mirror import Mirror, track
 from dsmoe.verbs import in_process, outputs
 
 CALIBRATE = 1
@@ -60,6 +61,7 @@ def calibrate(composed: Sequence[Composed]) -> int:
         figure(found, folder / FIGURE)
 
     folder = stage.run(kept.results, make, reporter.say)
+    track(Mirror.of_stage(folder), config.tracking, reporter.say)
     console.print((folder / TABLE).read_text(encoding="utf-8"), markup=False, soft_wrap=True)
     console.print(f"calibration: {folder}", markup=False, soft_wrap=True)
     return 0

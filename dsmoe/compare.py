@@ -25,8 +25,11 @@ from dsmoe.steering.steering import Steering
 from dsmoe.tracking.mirror import Mirror, track
 
 
-def run_cell(cell: Cell, reporter: Reporter) -> Results:
-    """Compare the cell's methods, or read what an earlier run found; the results lie in `cell.folder`."""
+def run_cell(cell: Cell, reporter: Reporter, sweep: tuple[str, ...] = ()) -> Results:
+    """Compare the cell's methods, or read what an earlier run found; the results lie in `cell.folder`.
+
+    `sweep` are the keys that cells of the same command differ in: wandb shows them, no result has them.
+    """
     # Of a cell that is finished there is no more to tell.
     path = None if is_finished(cell.folder) else journal_file(cell.results, cell.config.study, cell.id)
     journal = Journal(path, asdict(cell.node))
@@ -62,7 +65,7 @@ def run_cell(cell: Cell, reporter: Reporter) -> Results:
         (folder / "table.csv").write_text(csv_text(results), encoding="utf-8")
 
     write_whole(cell.folder, cell.content, make, reporter.say, journal.about(stage="compare", hash=cell.id))
-    track(Mirror(cell.results, cell.config.study, cell.id), cell.config.tracking, reporter.say)
+    track(Mirror(cell.results, cell.config.study, cell.id, sweep), cell.config.tracking, reporter.say)
     return Results.read(cell.folder / "results.json")
 
 

@@ -104,7 +104,7 @@ VERBS = {
         sweeps=True,
     ),
     "publish": Verb(
-        "send a study's finished cells to wandb; again sends only what is not there yet; -m takes several studies",
+        "send a study's finished cells and a dashboard to wandb; again sends only what is not there yet; -m: several",
         "dsmoe publish study=default tracking.project=dsmoe",
         "dsmoe.tracking.publish:publish",
         sweeps=True,

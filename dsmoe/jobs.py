@@ -32,6 +32,7 @@ from dsmoe.models.load import device_of
 from dsmoe.models.needs import needs
 from dsmoe.progress import Reporter, plain_warnings
 from dsmoe.stage import jobs_folder
+from dsmoe.tracking.sweep import varied
 
 RUN = "dsmoe.jobs:run_frozen"
 PYTHON = 2e9
@@ -41,10 +42,11 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Work:
-    """One cell to be launched, with the overrides that made it."""
+    """One cell to be launched, with the overrides that made it, and the keys that its command's cells differ in."""
 
     overrides: tuple[str, ...]
     cell: Cell
+    sweep: tuple[str, ...] = ()
 
     @property
     def resources(self) -> Resources:
@@ -86,8 +88,11 @@ def launch(composed: Sequence[Composed], reporter: Reporter, show: Callable[[Pat
     if not has_slurm():
         raise InputError("hydra/launcher: slurm is chosen, but there is no sbatch and squeue here; leave it out")
     studies: Studies = {}
-    for work in [Work(one.overrides, Cell(one.config, job_node(one.config))) for one in composed]:
-        studies.setdefault((work.cell.results, work.cell.config.study), {})[work.cell.id] = work
+    every = [Work(one.overrides, Cell(one.config, job_node(one.config))) for one in composed]
+    sweep = varied([work.cell.content for work in every])
+    for work in every:
+        place = work.cell.results, work.cell.config.study
+        studies.setdefault(place, {})[work.cell.id] = replace(work, sweep=sweep)
     for place, works in studies.items():
         _submit(place, works, works, reporter)
         reporter.say(f"look: dsmoe status {shlex.join([f'study={place[1]}', f'paths.results={place[0]}'])}")
@@ -130,7 +135,7 @@ def run_frozen(frozen: Frozen, reporter: Reporter) -> None:
             f"cell {frozen.cell}: the files that it names changed since it was submitted: it would now be {cell.id}; "
             "the same command again submits that"
         )
-    run_cell(cell, reporter)
+    run_cell(cell, reporter, frozen.sweep)
 
 
 def _settled(studies: Studies, reporter: Reporter) -> dict[str, Seen]:
@@ -204,7 +209,7 @@ def _sent(results: Path, study: str, works: Sequence[Work]) -> Submission:
     try:
         for work in works:
             cell = work.cell
-            Frozen.of(cell.id, cell.config, cell.node.device, cell.node.threads, work.fits).write(folder)
+            Frozen.of(cell.id, cell.config, cell.node.device, cell.node.threads, work.fits, work.sweep).write(folder)
             State("submitted", now()).write(folder, cell.id)
         submission.write()
         for array, wanted in arrays.items():

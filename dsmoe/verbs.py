@@ -25,6 +25,7 @@ from dsmoe.session import Session
 from dsmoe.stage import check_new, write_new
 from dsmoe.steering.export import BAKED, write_export
 from dsmoe.steering.steering import Steering
+from dsmoe.tracking.sweep import varied
 
 BEST = 10
 
@@ -42,10 +43,11 @@ def compare(composed: Sequence[Composed]) -> int:
     cells = [Cell(one.config) for one in composed]
     for cell in cells:
         check_nodes(cell.config.cluster)
+    sweep = varied([cell.content for cell in cells])
     for number, (one, cell) in enumerate(zip(composed, cells, strict=True), start=1):
         if len(cells) > 1:
             reporter.say(f"cell {number} of {len(cells)}: {' '.join(one.overrides)}")
-        run_cell(cell, reporter)
+        run_cell(cell, reporter, sweep)
         show(cell.folder)
     for alike in by_seed([Results.read(cell.folder / "results.json") for cell in cells]):
         console.print(seeds_table(alike))

@@ -81,6 +81,8 @@ def test_a_sweep_becomes_one_array_and_is_not_submitted_twice(slurm: Stub, run: 
         for strength in "014"
         for domain in ("chemistry", "biology")
     ]
+    (place,) = Path("results/default/.jobs").glob(f"*/{cells[0]}.json")
+    assert Frozen.read(place.parent, cells[0]).sweep == ("domain", "steering.strength")
     slurm.queue(*((array["name"], index, "PENDING") for index in range(6)))
     _, _, err = run(*SWEEP)
     assert "not submitted: 6 queued\n" in err

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import random_model, random_records, word_tokenizer
-from wandb_file import records
+from wandb_file import check_tables, offline_run, sent_run
 from wandb_server import ENTITY, KEY, WandbServer, wandb_server
 
 from dsmoe.cli import main
@@ -25,6 +25,7 @@ COMPARE = [
     "study=strengths",
 ]  # fmt: skip
 Output = pytest.CaptureFixture[str]
+PNG = b"\x89PNG"
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def command(results: Path, *overrides: str, strengths: str = "1,4") -> list[str]
 
 
 def publish(results: Path, *overrides: str) -> int:
-    return main(["publish", "study=strengths", f"paths.results={results}", *overrides])
+    return main(["publish", "study=strengths", "tracking.tags=[pilot]", f"paths.results={results}", *overrides])
 
 
 def cells(results: Path) -> dict[str, Results]:
@@ -101,6 +102,7 @@ def check_run(found: dict[str, Any], cell: Results) -> None:
     assert found["name"] == f"own alpha dsmoe strength={strength:g} experts=4 logit seed=0"
     assert (config["steering.strength"], config["methods"]) == (strength, ["base", "dsmoe"])
     assert config["benchmark.limit"] == 8
+    assert config["sweep"] == ["steering.strength"]
     assert config.keys().isdisjoint({"paths.results", "study", "tracking.mode", "cluster.environment"})
     for row in cell.rows:
         if row.task != "letter/beta":
@@ -115,35 +117,12 @@ def check_run(found: dict[str, Any], cell: Results) -> None:
     assert summary["non_target/dsmoe/ci_low_base"] == pooled.ci_low
     assert pooled.harm is not None
     assert summary["non_target/dsmoe/harm"] == pooled.harm.verdict
-    for name, entries in (("rows", cell.rows), ("comparisons", cell.comparisons)):
-        table = [dict(zip(found[name]["columns"], row, strict=True)) for row in found[name]["data"]]
-        assert len(table) == len(entries)
-        for shown, entry in zip(table, entries, strict=True):
-            for column in set(shown) - {"routing_changed.choices", "routing_changed.changed"}:
-                outer, _, inner = column.partition(".")
-                value = getattr(entry, outer)
-                assert shown[column] == (getattr(value, inner) if inner and value is not None else value)
+    check_tables(found, cell)
+    for figure in ("tradeoff", "experts"):
+        assert found[f"figures/{figure}"].startswith(PNG)
 
 
 # Offline.
-
-
-def offline_run(path: Path) -> dict[str, Any]:
-    """What a run file holds."""
-    found: dict[str, Any] = {"config": {}, "summary": {}}
-    for record in records(path):
-        if record.HasField("run"):
-            run = record.run
-            found |= {"id": run.run_id, "group": run.run_group, "job_type": run.job_type, "name": run.display_name}
-            found |= {"tags": list(run.tags), "project": run.project}
-            found["config"] |= {item.key: json.loads(item.value_json) for item in run.config.update}
-        for item in record.summary.update:
-            found["summary"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-        for item in record.history.item:
-            if item.nested_key[1:] == ["path"]:
-                place = path.parent / "files" / json.loads(item.value_json)
-                found[item.nested_key[0]] = json.loads(place.read_text())
-    return found
 
 
 def test_every_cell_has_an_offline_run_that_holds_its_results(tracked: Path) -> None:
@@ -179,6 +158,27 @@ def test_disabled_writes_nothing_and_imports_no_wandb(tracked: Path, monkeypatch
     assert sorted(path.name for path in (tracked / "off").iterdir()) == [".logs", *sorted(cells(tracked))]
 
 
+def test_an_analysis_is_tracked_too(tracked: Path) -> None:
+    files = [f"model.path={tracked.parent / 'model'}", f"dataset.path={tracked.parent / 'questions.jsonl'}"]
+    few = ["analysis.limit=4", "analysis.permutations=20", "analysis.random_routers=2", "analysis.causal=false"]
+    own = [
+        "analyze",
+        "model=checkpoint",
+        "model.name=own",
+        "dataset=records",
+        "domain=alpha",
+        f"paths.results={tracked}",
+    ]
+    assert main([*own, *files, *few, "tracking.mode=offline"]) == 0
+    (folder,) = [path.parent for path in tracked.glob("stages/analyze/*/analysis.json")]
+    (path,) = tracked.glob(f"stages/analyze/.wandb/{folder.name}/wandb/*/*.wandb")
+    found = offline_run(path)
+    assert (found["id"], found["job_type"]) == (folder.name, "analyze")
+    assert found["name"] == f"analyze own {folder.name[:8]}"
+    assert {table.stem for table in folder.glob("*.parquet")} <= found.keys()
+    assert {f"figures/{drawn.stem}" for drawn in folder.glob("*.png")} <= found.keys()
+
+
 def test_a_wandb_that_does_not_answer_harms_no_cell(
     tracked: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,26 +197,17 @@ def test_publish_sends_every_cell_once_and_what_results_hold(
     results: Path, server: WandbServer, capsys: Output
 ) -> None:
     assert publish(results) == 0
-    assert f"{server.url}/{ENTITY}/dsmoe: 2 sent" in capsys.readouterr().err
+    assert f"{server.url}/{ENTITY}/dsmoe: 2 sent; dashboard sent" in (said := capsys.readouterr().err)
     assert server.runs.keys() == cells(results).keys()
     for name, cell in cells(results).items():
-        sent = server.runs[name]
-        found = {
-            "group": sent["groupName"],
-            "job_type": sent["jobType"],
-            "name": sent["displayName"],
-            "tags": ["pilot"],
-            "config": {key: value["value"] for key, value in sent["config"].items()},
-            "summary": sent["summary"],
-            **{key: json.loads(sent["files"][sent["summary"][key]["path"]]) for key in ("rows", "comparisons")},
-        }
-        check_run(found, cell)
+        check_run(sent_run(server.runs[name]), cell)
     asked = len(server.requests)
     assert publish(results) == 0
-    assert f"{server.url}/{ENTITY}/dsmoe: 2 there already" in capsys.readouterr().err
+    assert f"{server.url}/{ENTITY}/dsmoe: 2 there already; dashboard there already" in capsys.readouterr().err
     assert set(server.requests[asked:]) == {"Viewer", "GetDefaultEntity"}
     assert publish(results, "tracking.project=other", "tracking.entity=team") == 0  # Another place has nothing of it.
     assert f"{server.url}/team/other: 2 sent" in capsys.readouterr().err
+    assert KEY not in said
     for path in [*results.rglob("*"), *(results.parent / "home").rglob("*"), *Path.cwd().rglob("*")]:
         assert not path.is_file() or KEY.encode() not in path.read_bytes()
     assert list(Path.cwd().iterdir()) == []
@@ -227,7 +218,7 @@ def test_one_run_that_is_refused_does_not_lose_the_others(results: Path, server:
     assert publish(results) == 1
     said = capsys.readouterr().err
     assert f"not sent: {results / 'strengths' / server.refused}: " in said
-    assert f"{server.url}/{ENTITY}/dsmoe: 1 sent, 1 not sent" in said
+    assert f"{server.url}/{ENTITY}/dsmoe: 1 sent, 1 not sent; dashboard sent" in said
     assert "was deleted and its id is not free" in said
     assert server.runs.keys() == {other}
     server.refused = ""
@@ -265,7 +256,7 @@ def test_publish_against_a_refused_port_ends_twice_in_a_line_and_loses_nothing(
         port = closed.getsockname()[1]
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    before = files(results)
+    before, dashboard = files(results), results / "strengths" / ".wandb" / "dashboard"
     for _ in range(2):
         began = time.monotonic()
         assert publish(results) == 1
@@ -275,8 +266,11 @@ def test_publish_against_a_refused_port_ends_twice_in_a_line_and_loses_nothing(
         assert output.err == (
             f"publish: http://127.0.0.1:{port} cannot be reached: Connection refused; what was not sent is sent by the "
             "same command again\n"
+            f"dashboard: {dashboard / 'dashboard.json'}\n"
         )
-    assert files(results) == before
+    kept = files(results)
+    assert {path for path in kept if path.parent != dashboard} == before.keys()
+    assert before.items() <= kept.items()
 
 
 def test_publish_without_a_key_says_what_to_do(results: Path, server: WandbServer, capsys: Output) -> None:
@@ -295,16 +289,22 @@ def test_online_without_a_network_costs_the_cell_nothing(
     tracked: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    before = files(tracked)
-    assert main(command(tracked, "tracking.mode=online", strengths="1")) == 0
+    assert main(command(tracked, "study=alone", "tracking.mode=online", strengths="1")) == 0
     output = capsys.readouterr()
     assert output.out.count("results: ") == 1
-    assert "tracking: http://127.0.0.1:9 cannot be reached: Connection refused; the results stay" in output.err
-    assert files(tracked) == before
+    (said,) = [line for line in output.err.splitlines() if "wandb" in line or "tracking:" in line]
+    assert said == (
+        "tracking: http://127.0.0.1:9 cannot be reached: Connection refused; the results stay, and dsmoe publish sends "
+        "them"
+    )
+    assert len(list(tracked.glob("alone/*/results.json"))) == 1
+    assert list(tracked.glob("alone/.wandb/*/sent.json")) == []
 
 
-def test_online_sends_a_finished_cell(tracked: Path, server: WandbServer) -> None:
+def test_online_sends_a_finished_cell(tracked: Path, server: WandbServer, capsys: Output) -> None:
     assert main(command(tracked, "tracking.mode=online", strengths="4")) == 0
+    output = capsys.readouterr()
+    assert KEY not in output.out + output.err
     (run,) = server.runs.values()
     assert run["config"]["steering.strength"]["value"] == 4
 

@@ -15,11 +15,15 @@ ENTITY = "acme"
 
 
 class WandbServer:
-    """`runs` holds what every run has, by its id; `refused` is the id of a run that the server does not take."""
+    """`runs` holds what every run has, by its id, `views` every workspace and report, in the order they were made.
+
+    `refused` is the id of a run that the server does not take, or `views` where it takes none of these.
+    """
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.runs: dict[str, dict[str, Any]] = {}
+        self.views: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.refused = ""
         self.loses_files = False
@@ -89,6 +93,39 @@ class WandbServer:
             "user": {"name": "Me", "username": "me"},
         }
         return {"project": {"run": {**empty, **times, **shown}}}
+
+    def _get_projects(self, **_: Any) -> dict[str, Any]:
+        names = sorted({run["project"].split("/")[1] for run in self.runs.values()})
+        rest = {"id": "7", "entityName": ENTITY, "createdAt": "2026-01-01T00:00:00", "isBenchmark": False, "user": None}
+        edges = [{"node": {"name": name, **rest}} for name in names]
+        return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+
+    def upsert_view(self, name: str, displayName: str, spec: str, **given: Any) -> dict[str, Any]:
+        """Make a view, or with an id make it anew."""
+        if self.refused == "views":
+            raise LookupError("views are closed today")
+        if not (found := [view for view in self.views if view["id"] == given.get("id")]):
+            self.views.append({"id": f"view-{len(self.views)}"})
+        where = {"id": "7", "name": given["projectName"], "entityName": given["entityName"]}
+        times = dict.fromkeys(("createdAt", "updatedAt"), "2026-01-01T00:00:00")
+        shown = {"type": given["type"], "name": name, "displayName": displayName, "spec": spec, "description": ""}
+        view = found[0] if found else self.views[-1]
+        view |= {**shown, **times, "project": where, "user": None}
+        return {"upsertView": {"view": view, "inserted": not found}}
+
+    _upsert_view2 = upsert_view
+
+    def _view(self, viewType: str = "runs", viewName: str | None = None, **given: Any) -> dict[str, Any]:
+        project = given.get("projectName") or given["project"]
+        found = [
+            view
+            for view in self.views
+            if (view["type"], view["project"]["name"]) == (viewType, project) and viewName in (None, view["name"])
+        ]
+        edges = [{"node": view, "cursor": view["id"]} for view in found]
+        return {"project": {"allViews": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}}
+
+    _project_views = _view
 
     def stream(self, run: str, files: dict[str, Any]) -> None:
         """Take lines of a run's streamed files, each at its offset."""

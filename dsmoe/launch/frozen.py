@@ -25,7 +25,7 @@ class Frozen:
     """One cell as it was submitted.
 
     `device` and `threads` are those of the job, for which the cell is named; `origin` is the code it was submitted
-    from, and `fits` says what would hold it if memory runs out.
+    from, `fits` says what would hold it if memory runs out, and `sweep` are the keys that cells of its command vary.
     """
 
     cell: str
@@ -34,12 +34,15 @@ class Frozen:
     threads: int
     fits: str
     origin: dict[str, str | None]
+    sweep: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     @classmethod
-    def of(cls, cell: str, config: Config, device: str, threads: int, fits: str) -> "Frozen":
+    def of(
+        cls, cell: str, config: Config, device: str, threads: int, fits: str, sweep: tuple[str, ...] = ()
+    ) -> "Frozen":
         """A cell as it is now, to be run by the code that runs now."""
-        return cls(cell, config, device, threads, fits, origin())
+        return cls(cell, config, device, threads, fits, origin(), sweep)
 
     def write(self, folder: Path) -> None:
         """Write it whole, as `CELL.json` in the submission's folder."""

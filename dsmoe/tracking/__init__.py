@@ -1,1 +1,1 @@
-"""wandb mirrors what is on disk: a run a cell, offline or sent. wandb is imported in a process of its own only."""
+"""wandb mirrors what is on disk: runs and a dashboard, offline or sent. It is imported in a process of its own only."""

@@ -32,9 +32,8 @@ def serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(Path(line.rstrip("\n")).read_text(encoding="utf-8"))
-        do: Callable[..., dict[str, Any]] = reach if request.pop("do") == "reach" else write
         try:
-            answer = do(**request)
+            answer = DOES[request.pop("do")](**request)
         except RefusedError as error:
             answer = {"error": str(error)}
         except Exception as error:  # Whatever it is: whoever asked says it.
@@ -104,7 +103,9 @@ def write(
         config=run["config"],
         settings=settings,
     )
-    written.log({name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in run["tables"].items()})
+    tables = {name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in run["tables"].items()}
+    figures = {f"figures/{name}": wandb.Image(path) for name, path in run["figures"].items()}
+    written.log({**tables, **figures})
     written.summary.update(run["summary"])
     log = Path(written.settings.log_internal)
     written.finish()
@@ -114,6 +115,13 @@ def write(
     else:
         _wait_until_seen(f"{entity}/{project}/{run['id']}", run["hash"])
     return {}
+
+
+def show(**dashboard: Any) -> dict[str, Any]:
+    """Make a dashboard; its library is imported for it alone."""
+    from dsmoe.tracking.views import make
+
+    return make(**dashboard)
 
 
 def _check_log(path: Path) -> None:
@@ -142,6 +150,8 @@ def _reason(error: BaseException) -> str:
         error = inner
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
+
+DOES: dict[str, Callable[..., dict[str, Any]]] = {"reach": reach, "write": write, "show": show}
 
 if __name__ == "__main__":
     serve()

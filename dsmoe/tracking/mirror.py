@@ -1,40 +1,45 @@
-"""A cell's mirror: its offline run, and where else its results were sent."""
+"""Mirrors: what wandb has of results, offline and at servers, each made once for the results as they are."""
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock
 
 from dsmoe.config import TrackingConfig
 from dsmoe.disk import replace_file
 from dsmoe.errors import InputError
 from dsmoe.stage import Log, tracking_folder
-from dsmoe.tracking.run import Run, results_hash
-from dsmoe.tracking.writer import PATIENCE, TrackingError, Writer
+from dsmoe.tracking.dashboard import Dashboard
+from dsmoe.tracking.run import Run, cell_run, results_hash
+from dsmoe.tracking.sent import OFFLINE, Sent
+from dsmoe.tracking.stages import stage_run
+from dsmoe.tracking.writer import TrackingError, Writer
 
-OFFLINE = "offline"
 LATER = "the results stay, and dsmoe publish sends them"
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """One finished cell of a study, and what wandb has of it.
+    """One finished cell of a study, or a stage that is shown by itself, and what wandb has of it.
 
-    Below its study's tracking folder lie the files of its offline run, and `sent.json`: for each destination, which is
-    `offline` or a server's project, the hash of the results that it has.
+    Below the tracking folder lie the files of its offline run, and `sent.json`. `sweep` are the keys that the cells of
+    the study differ in, as far as they are known.
     """
 
     results: Path
     study: str
     cell: str
+    sweep: tuple[str, ...] = ()
+
+    @classmethod
+    def of_stage(cls, folder: Path) -> "Mirror":
+        """The mirror of an analysis or a calibration, beside the stage: it belongs to no study."""
+        return cls(folder.parents[2], f"stages/{folder.parent.name}", folder.name)
 
     @property
     def source(self) -> Path:
-        """The cell's own folder, which is never written to."""
+        """The folder of the results, which is never written to."""
         return self.results / self.study / self.cell
 
     @property
@@ -42,56 +47,72 @@ class Mirror:
         """Where the mirror lies."""
         return tracking_folder(self.results, self.study) / self.cell
 
-    def has(self, destination: str) -> bool:
-        """Whether the destination has the results as they are now."""
-        return self._sent().get(destination) == results_hash(self.source)
-
     def write_offline(self, config: TrackingConfig) -> None:
-        """Write the offline run, unless it is there."""
-        with self._locked():
-            if self.has(OFFLINE):
+        """Write the offline run, unless it is there; what the sweep varies is as was known then."""
+        sent, stamp = Sent(self.folder), self._stamp(())
+        with sent.locked():
+            if sent.has(OFFLINE, stamp):
                 return
             for part in self.folder.iterdir():  # Of older results, or of an attempt that was killed.
                 if part.is_dir():
                     shutil.rmtree(part)
-            run = Run.of(self.source, self.study)
             with Writer(config, offline=True) as writer:
-                writer.write(run, self.folder)
-            self._keep(OFFLINE, run)
+                writer.write(self._run(), self.folder)
+            sent.keep(OFFLINE, stamp)
 
     def send(self, destination: str, writer: Writer) -> bool:
         """Send the run by a writer that has reached the destination; False where it is there already."""
-        with self._locked():
-            if self.has(destination):
+        sent, stamp = Sent(self.folder), self._stamp(self.sweep)
+        with sent.locked():
+            if sent.has(destination, stamp):
                 return False
-            run = Run.of(self.source, self.study)
-            writer.write(run)
-            self._keep(destination, run)
+            writer.write(self._run())
+            sent.keep(destination, stamp)
             return True
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock", timeout=2 * PATIENCE):
-            yield
+    def _is_stage(self) -> bool:
+        return self.study.startswith("stages/")
 
-    def _sent(self) -> dict[str, str]:
-        path = self.folder / "sent.json"
-        if not path.exists():
-            return {}
-        try:
-            sent: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}; without it, the cell is sent again") from error
-        return sent
+    def _stamp(self, sweep: Sequence[str]) -> str:
+        """What tells other results, or the same ones of a sweep that varies other keys, from these."""
+        return " ".join([self.cell if self._is_stage() else results_hash(self.source), *sweep])
 
-    def _keep(self, destination: str, run: Run) -> None:
-        sent = self._sent() | {destination: run.hash}
-        replace_file(self.folder / "sent.json", json.dumps(sent, indent=2, sort_keys=True) + "\n")
+    def _run(self) -> Run:
+        return stage_run(self.source) if self._is_stage() else cell_run(self.source, self.study, self.sweep)
+
+
+@dataclass(frozen=True)
+class DashboardMirror:
+    """A study's dashboard below its tracking folder, as JSON, and where it was sent."""
+
+    source: Path
+    dashboard: Dashboard
+
+    @classmethod
+    def of(cls, results: Path, study: str, dashboard: Dashboard) -> "DashboardMirror":
+        """The one mirror of the study's dashboard."""
+        return cls(tracking_folder(results, study) / "dashboard" / "dashboard.json", dashboard)
+
+    def write_offline(self, config: TrackingConfig) -> None:
+        """Write the JSON, unless it is there."""
+        if not Sent(self.source.parent).has(OFFLINE, self.dashboard.hash):
+            with Writer(config, offline=True) as writer:
+                self.send(OFFLINE, writer)
+
+    def send(self, destination: str, writer: Writer) -> bool:
+        """Make it, and keep what was made as JSON; False where the destination has it already."""
+        sent, stamp = Sent(self.source.parent), self.dashboard.hash
+        with sent.locked():
+            if sent.has(destination, stamp):
+                return False
+            replace_file(self.source, json.dumps(writer.show(self.dashboard), indent=2, ensure_ascii=False) + "\n")
+            for place in {destination, OFFLINE}:
+                sent.keep(place, stamp)
+            return True
 
 
 def track(mirror: Mirror, config: TrackingConfig, say: Log) -> None:
-    """Mirror a finished cell as the config wants it. What goes wrong is said in a line: the cell is finished."""
+    """Mirror finished results as the config wants it. What goes wrong is said in a line: the results are there."""
     try:
         if config.mode == "offline":
             mirror.write_offline(config)

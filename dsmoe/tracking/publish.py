@@ -1,15 +1,57 @@
-"""The verb `publish`: every finished cell of a study, at the wandb server."""
+"""The verb `publish`: every finished cell of a study, at the wandb server, and a dashboard of them."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsmoe.compose import Composed
 from dsmoe.config import TrackingConfig
 from dsmoe.errors import InputError
 from dsmoe.progress import Reporter
+from dsmoe.results import Results
 from dsmoe.stage import is_finished
-from dsmoe.tracking.mirror import Mirror
+from dsmoe.tracking.dashboard import Dashboard
+from dsmoe.tracking.mirror import DashboardMirror, Mirror
+from dsmoe.tracking.run import name
+from dsmoe.tracking.stages import finished_stages
+from dsmoe.tracking.sweep import varied
 from dsmoe.tracking.writer import TrackingError, Writer
+
+SENT, THERE, NOT_SENT = "sent", "there already", "not sent"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What wandb is to show of a study: runs of its cells and of its results folder's analyses, and a dashboard."""
+
+    folder: Path
+    tracking: TrackingConfig
+    runs: Sequence[Mirror]
+    dashboard: DashboardMirror | None
+    """None where there is no cell to show."""
+
+    @classmethod
+    def of(cls, results: Path, study: str, tracking: TrackingConfig, reporter: Reporter) -> "Shown":
+        """A study as it lies on disk. Raises InputError where nothing is finished there."""
+        folder = results / study
+        cells = [path.parent for path in sorted(folder.glob("*/status.json")) if is_finished(path.parent)]
+        stages = finished_stages(results)
+        if not cells:
+            missing = f"{folder}: holds no finished cell"
+            if not stages:
+                raise InputError(f"{missing}; study=NAME and paths.results=FOLDER name others")
+            reporter.say(f"{missing}; analyses alone are sent")
+        found = [one for cell in cells if (one := _read(cell)) is not None]
+        sweep = varied([one.config for one in found])
+        runs = [Mirror(results, study, cell.name, sweep) for cell in cells]
+        dashboard = Dashboard.of(study, [(name(one, sweep), one) for one in found])
+        return cls(
+            folder,
+            tracking,
+            [*runs, *map(Mirror.of_stage, stages)],
+            DashboardMirror.of(results, study, dashboard) if found else None,
+        )
 
 
 def publish(composed: Sequence[Composed]) -> int:
@@ -20,42 +62,56 @@ def publish(composed: Sequence[Composed]) -> int:
     reporter = Reporter()
     configs = [one.config for one in composed]
     studies = dict.fromkeys((Path(config.paths.results), config.study, config.tracking) for config in configs)
-    found = [(results / study, _finished(results, study), tracking) for results, study, tracking in studies]
+    found = [Shown.of(*study, reporter) for study in studies]
     try:
-        return int(sum(_send(folder, cells, tracking, reporter) for folder, cells, tracking in found) > 0)
+        return int(sum(_send(shown, reporter) for shown in found) > 0)
     except TrackingError as error:
         reporter.say(f"publish: {error}; what was not sent is sent by the same command again")
+        for shown in found:
+            if shown.dashboard is not None:
+                _keep(shown.dashboard, shown.tracking, reporter)
         return 1
 
 
-def _finished(results: Path, study: str) -> list[Mirror]:
-    """The finished cells of a study. Raises InputError where there are none."""
-    folders = [path.parent for path in sorted((results / study).glob("*/status.json"))]
-    cells = [Mirror(results, study, folder.name) for folder in folders if is_finished(folder)]
-    if not cells:
-        raise InputError(f"{results / study}: holds no finished cell; study=NAME and paths.results=FOLDER name others")
-    return cells
-
-
-def _send(folder: Path, cells: Sequence[Mirror], config: TrackingConfig, reporter: Reporter) -> int:
-    """How many cells are not at the server in the end. Raises TrackingError where it cannot be reached."""
-    left, counts = list(cells), {"sent": 0, "there already": 0, "not sent": 0}
-    with reporter.work(f"publish: {folder}") as advance:
-        while left:
-            # A new one after a failure: the next cell has nothing to do with it, if the server is still there.
-            with Writer(config, offline=False) as writer:
-                destination, outcome = writer.reach(), ""
-                while left and outcome != "not sent":
-                    outcome = _outcome(left.pop(0), destination, writer, reporter)
-                    counts[outcome] += 1
-                    advance(len(cells) - len(left), len(cells))
-    reporter.say(f"{destination}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items() if count)}")
-    return counts["not sent"]
-
-
-def _outcome(cell: Mirror, destination: str, writer: Writer, reporter: Reporter) -> str:
+def _read(cell: Path) -> Results | None:
+    """A cell's results; None where they cannot be read, which is said when they are to be sent."""
     try:
-        return "sent" if cell.send(destination, writer) else "there already"
+        return Results.read(cell / "results.json")
+    except InputError:
+        return None
+
+
+def _send(shown: Shown, reporter: Reporter) -> int:
+    """How many things are not at the server in the end. Raises TrackingError where it cannot be reached."""
+    left: list[Mirror | DashboardMirror] = [*shown.runs, *([shown.dashboard] if shown.dashboard else [])]
+    total, outcomes = len(left), []
+    with reporter.work(f"publish: {shown.folder}") as advance:
+        while left:
+            # A new one after a failure: what comes next has nothing to do with it, if the server is still there.
+            with Writer(shown.tracking, offline=False) as writer:
+                destination, outcome = writer.reach(), ""
+                while left and outcome != NOT_SENT:
+                    outcome = _outcome(left.pop(0), destination, writer, reporter)
+                    outcomes.append(outcome)
+                    advance(len(outcomes), total)
+    of_runs = Counter(outcomes[: len(shown.runs)])
+    counts = ", ".join(f"{of_runs[outcome]} {outcome}" for outcome in (SENT, THERE, NOT_SENT) if of_runs[outcome])
+    reporter.say("; ".join([f"{destination}: {counts}", *(f"dashboard {one}" for one in outcomes[len(shown.runs) :])]))
+    return outcomes.count(NOT_SENT)
+
+
+def _outcome(mirror: Mirror | DashboardMirror, destination: str, writer: Writer, reporter: Reporter) -> str:
+    try:
+        return SENT if mirror.send(destination, writer) else THERE
     except (TrackingError, InputError, OSError) as error:
-        reporter.say(f"not sent: {cell.source}: {error}")
-        return "not sent"
+        reporter.say(f"{NOT_SENT}: {mirror.source}: {error}")
+        return NOT_SENT
+
+
+def _keep(dashboard: DashboardMirror, tracking: TrackingConfig, reporter: Reporter) -> None:
+    """Keep the dashboard as JSON, where no server takes it."""
+    try:
+        dashboard.write_offline(tracking)
+        reporter.say(f"dashboard: {dashboard.source}")
+    except (TrackingError, InputError, OSError) as error:
+        reporter.say(f"dashboard: not written: {error}")

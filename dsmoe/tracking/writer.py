@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from dsmoe.config import TrackingConfig
+from dsmoe.tracking.dashboard import Dashboard
 from dsmoe.tracking.run import Run
 
 PATIENCE = 180.0
@@ -67,9 +68,12 @@ class Writer:
 
     def write(self, run: Run, folder: Path | None = None) -> None:
         """Write a run; what wandb keeps of it on disk is put below `folder`, or does not stay. Raises TrackingError."""
+        drawn = self._place / "figures"
+        drawn.mkdir(exist_ok=True)
+        content = {field.name: getattr(run, field.name) for field in fields(run)}
         request = {
             "do": "write",
-            "run": asdict(run),
+            "run": content | {"figures": {name: str(path.absolute()) for name, path in run.figures(drawn).items()}},
             "project": self.config.project,
             "entity": self.entity,
             "tags": list(self.config.tags),
@@ -77,6 +81,11 @@ class Writer:
             "offline": self.offline,
         }
         self._ask(request)
+
+    def show(self, dashboard: Dashboard) -> dict[str, Any]:
+        """The JSON of a dashboard's workspace and report; online, the project has them then. Raises TrackingError."""
+        request = {"do": "show", "project": self.config.project, "entity": self.entity, "offline": self.offline}
+        return self._ask({**request, **asdict(dashboard)})
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
