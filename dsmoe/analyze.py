@@ -42,6 +42,8 @@ ANALYZE = 1
 TEXT = "analysis.md"
 STRENGTH = 2.0
 """α = 3, at which the paper steers one expert to ask whether it matters (arXiv 2604.05267)."""
+STUDY = 92
+"""Letters of a study's name that are kept in that of its causal tests, which are no part of what the study compares."""
 ELSEWHERE = ("texts", "limit", "against", "causal")
 """Settings of an analysis that its key has by what they come to."""
 
@@ -186,6 +188,7 @@ def _causal(config: Config) -> Config:
     """The comparison that asks whether one expert matters: the best one for `domain`, by the config's rule."""
     return replace(
         config,
+        study=f"{config.study[:STUDY]}-analyze",
         methods=("base", "dsmoe", "random"),
         steering=replace(config.steering, num_experts=1, strength=STRENGTH, mode="logit", random_draws=1),
         benchmark=replace(config.benchmark, non_target=()),

@@ -428,7 +428,7 @@ def test_one_expert_is_steered_on_test_questions(
 ) -> None:
     assert main(arguments(files, tmp_path, "benchmark.limit=20")) == 0
     causal = json.loads((analysed(tmp_path) / "analysis.json").read_text())["causal"]
-    results = json.loads((tmp_path / "default" / causal["cell"] / "results.json").read_text())
+    results = json.loads((tmp_path / "default-analyze" / causal["cell"] / "results.json").read_text())
     steered = next(row for row in results["rows"] if row["method"] == "dsmoe")
     assert (steered["num_experts"], steered["strength"], steered["n"]) == (1, 2.0, 20)
     assert causal["accuracy"]["dsmoe"] == steered["value"]

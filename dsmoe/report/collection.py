@@ -1,7 +1,7 @@
 """A collection: finished cells looked at together, each with its primary comparisons adjusted over all of them."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,9 +44,11 @@ class Entry:
     @property
     def label(self) -> str:
         """What the cell varies, in a few words; empty where it is alone."""
-        return ", ".join(
-            f"{key.rpartition('.')[2].replace('_', ' ')} {shown(value)}" for key, value in self.varied.items()
-        )
+        return self.label_of(self.varied)
+
+    def label_of(self, keys: Iterable[str]) -> str:
+        """The values of some of the varied settings, in a few words."""
+        return ", ".join(f"{key.rpartition('.')[2].replace('_', ' ')} {shown(self.varied[key])}" for key in keys)
 
     @property
     def name(self) -> str:
@@ -113,8 +115,16 @@ def primary(results: Results) -> list[Comparison]:
     return [one for one in results.comparisons if one.family == "primary"]
 
 
+def differing(entries: Sequence[Entry]) -> list[str]:
+    """Of what varies over the collection, the settings in which these entries differ too."""
+    keys = entries[0].varied if entries else {}
+    return [key for key in keys if len({repr(entry.varied[key]) for entry in entries}) > 1]
+
+
 def shown(value: Any) -> str:
     """A setting's value in a few letters."""
+    if value is None:
+        return "null"
     if isinstance(value, list | tuple):
         return "+".join(map(shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dsmoe.report.collection import Collection, Entry, flat, shown
-from dsmoe.report.figure import PANELS, Figure, first, legend, look, panels
+from dsmoe.report.collection import Collection, Entry, differing, flat, shown
+from dsmoe.report.figure import PANELS, Figure, first, legend, look, panels, wrapped
 from dsmoe.report.plot import INK
 from dsmoe.results import CHANCE
 
@@ -22,7 +22,8 @@ def strength_curves(collection: Collection) -> Iterator[Figure]:
     if not found:
         return
     sweeps = found[:PANELS]
-    titles = [_title(entries) for entries in sweeps]
+    apart = [key for key in differing([entries[0] for entries in sweeps]) if key != "steering.strength"]
+    titles = [_title(entries[0], apart) for entries in sweeps]
     lines = [line for title, entries in zip(titles, sweeps, strict=True) for line in _points(title, entries)]
     steered = {entry.row("dsmoe", "target") for entries in sweeps for entry in entries}
     strengths = sorted({row.strength for row in steered if row and row.strength is not None})
@@ -31,7 +32,7 @@ def strength_curves(collection: Collection) -> Iterator[Figure]:
         drawing, axes = panels(len(sweeps))
         for one, title in zip(axes, titles, strict=True):
             _curve(one, [line for line in lines if line[0] == title])
-            one.set(title=title, xlabel="strength", ylabel="accuracy, %")
+            one.set(title=wrapped(title), xlabel="strength", ylabel="accuracy, %")
         legend(drawing, axes)
         return drawing
 
@@ -88,11 +89,10 @@ def _sweeps(entries: Sequence[Entry]) -> list[list[Entry]]:
     return list(alike.values())
 
 
-def _title(entries: Sequence[Entry]) -> str:
-    model, domain, _ = entries[0].group
-    varied = {key: value for key, value in entries[0].varied.items() if key != "steering.strength"}
-    more = [f"{key.rpartition('.')[2]} {shown(value)}" for key, value in varied.items()]
-    return ", ".join([f"{domain}, {model}", *more])
+def _title(entry: Entry, apart: Sequence[str]) -> str:
+    """Target and model, and what tells this sweep from the others."""
+    model, domain, _ = entry.group
+    return ", ".join(filter(None, (domain, model, entry.label_of(apart))))
 
 
 def _points(title: str, entries: Sequence[Entry]) -> Iterator[Line]:

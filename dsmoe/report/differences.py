@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dsmoe.report.collection import Collection, Entry, shown
-from dsmoe.report.figure import PANELS, Figure, first, legend, look, panels, zero
+from dsmoe.report.collection import Collection, Entry, differing, shown
+from dsmoe.report.figure import PANELS, Figure, first, legend, look, panels, wrapped, zero
 from dsmoe.report.plot import INK
 from dsmoe.report.shown import points
 from dsmoe.results import Comparison
@@ -69,10 +69,11 @@ def by_cell(collection: Collection) -> Iterator[Figure]:
 
     def draw() -> Any:
         tallest = min(ROWS, max(map(len, groups.values())))
-        drawing, axes = panels(len(groups), height=1.1 + 0.2 * tallest)
-        for one, ((model, domain, _), found) in zip(axes, groups.items(), strict=True):
-            names = [entry.label or entry.id[:8] for entry, _ in found]
-            _forest(one, [comparison for _, comparison in found], names if len(found) <= ROWS else [])
+        named = [_names([entry for entry, _ in found]) for found in groups.values()]
+        longest = max((len(line) for names in named for name in names for line in name.splitlines()), default=0)
+        drawing, axes = panels(len(groups), width=4 + 0.07 * longest, height=1.1 + 0.2 * tallest)
+        for one, names, ((model, domain, _), found) in zip(axes, named, groups.items(), strict=True):
+            _forest(one, [comparison for _, comparison in found], names)
             one.set(title=f"{domain}, {model}", xlabel="Δ base on the target, points")
         return drawing
 
@@ -89,6 +90,14 @@ def by_cell(collection: Collection) -> Iterator[Figure]:
         ],
         draw,
     )
+
+
+def _names(entries: Sequence[Entry]) -> list[str]:
+    """What tells a panel's cells apart; nothing where they are too many to be named."""
+    if len(entries) > ROWS:
+        return []
+    keys = differing(entries)
+    return [wrapped(entry.label_of(keys)) or entry.id[:8] for entry in entries]
 
 
 def by_method(entry: Entry) -> Iterator[Figure]:

@@ -1,5 +1,6 @@
 """A figure of the report: how it is drawn, what it says in words, and the numbers that it shows."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ PANELS = 9
 """Most panels of one figure."""
 WIDEST = 10.8
 """Inches."""
+LETTERS = 48
+"""Most letters of a line of a title or a name."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Figure:
 def first(count: int) -> str:
     """What a title says where there are more panels than are shown."""
     return f" The first {PANELS} of {count} panels." if count > PANELS else ""
+
+
+def wrapped(words: str) -> str:
+    """The words in lines that are no longer than a panel is wide."""
+    return textwrap.fill(words, LETTERS)
 
 
 def look(method: str) -> tuple[str, str]:
