@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -25,6 +26,7 @@ PARTS = {
     "memory": "memory:memory_measures",
     "start": "command_line:start_measures",
     "cells": "command_line:cells_measures",
+    "growth": "growth:growth_measures",
 }
 
 
@@ -39,6 +41,7 @@ def main() -> int:
         print(f"bench: {unknown[0]!r} is not one of {', '.join(PARTS)}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
     table = Table(title="ours beside the anchor", title_justify="left")
     for column in ("what", "anchor", "reach", "median", "min", "max", "n"):
         table.add_column(column, justify="left" if column in ("what", "anchor", "reach") else "right")
