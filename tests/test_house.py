@@ -24,6 +24,7 @@ FLOORS = [
         "effort",
         "forecast",
         "session",
+        "serving",
         "compare",
         "jobs",
         "plan",

@@ -20,6 +20,7 @@ from dsmoe.baselines.sharding import gathered, is_first
 from dsmoe.baselines.untouched import untouched
 from dsmoe.errors import InputError
 from dsmoe.models import deepseek
+from dsmoe.models.load import LoadedModel
 from dsmoe.models.routers import decoder_layers, find_routers
 
 PROJECTION = re.compile(r"\.(gate|up|gate_up|down)_proj(\.weight)?$")
@@ -101,6 +102,18 @@ def adapted(model: PreTrainedModel, folder: Path) -> Iterator[PreTrainedModel]:
         _load(_attached(model, config), {name: file.get_tensor(name) for name in file.keys()}, folder)  # noqa: SIM118
         model.eval()
         yield model.requires_grad_(False)
+
+
+def save_merged(loaded: LoadedModel, adapter: Path, folder: Path) -> None:
+    """Write the checkpoint that has the adapter in its weights. The model is used up.
+
+    Raises InputError as `adapted` does.
+    """
+    with safe_open(adapter / WEIGHTS, framework="pt") as file:
+        merged: Any = _attached(loaded.model, _read_config(adapter))
+        _load(merged, {name: file.get_tensor(name) for name in file.keys()}, adapter)  # noqa: SIM118
+    merged.merge_and_unload().save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
 
 
 def check_fit(folder: Path, model_config: PreTrainedConfig) -> None:

@@ -4,6 +4,7 @@ YAML in `conf/` composes it, `dsmoe.compose` validates it, and everything past t
 line under a field is its help text in `dsmoe VERB --help`.
 """
 
+from dsmoe.config.backend import VllmConfig
 from dsmoe.config.config import Config
 from dsmoe.config.evidence import AnalysisConfig, CalibrationConfig
 from dsmoe.config.files import choices, config_root
@@ -14,6 +15,7 @@ from dsmoe.config.running import UNNAMEABLE, ClusterConfig, LauncherConfig, Path
 from dsmoe.config.types import (
     AUTO,
     Auto,
+    Backend,
     Batches,
     Benchmark,
     Count,
@@ -37,6 +39,7 @@ __all__ = [
     "UNNAMEABLE",
     "AnalysisConfig",
     "Auto",
+    "Backend",
     "Batches",
     "Benchmark",
     "BenchmarkConfig",
@@ -68,6 +71,7 @@ __all__ = [
     "Text",
     "Tracking",
     "TrackingConfig",
+    "VllmConfig",
     "choices",
     "config_root",
 ]

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from annotated_types import MinLen
 
+from dsmoe.config.backend import VllmConfig
 from dsmoe.config.evidence import AnalysisConfig, CalibrationConfig
 from dsmoe.config.methods import DiscoveryConfig, SftConfig, SteeringConfig
 from dsmoe.config.model import ModelConfig
 from dsmoe.config.questions import GENERATES, BenchmarkConfig, DatasetConfig, GenerationConfig, Origin
 from dsmoe.config.running import ClusterConfig, PathsConfig, TrackingConfig
-from dsmoe.config.types import Seed, Text
+from dsmoe.config.types import Backend, Seed, Text
 
 STUDY = re.compile(r"(?!stages$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -27,6 +28,7 @@ class Config:
     sft: SftConfig
     calibration: CalibrationConfig
     analysis: AnalysisConfig
+    vllm: VllmConfig
     paths: PathsConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
@@ -34,6 +36,8 @@ class Config:
     """The target domain."""
     methods: Annotated[tuple[Text, ...], MinLen(1)]
     """What is compared: base, sft, dsmoe, other rules as their papers steer, random, other_domain, oracle, steering."""
+    backend: Backend
+    """transformers answers the questions, or vllm an engine of it; all else is done by transformers."""
     study: str
     """The folder of this study's cells below paths.results."""
     seed: Seed

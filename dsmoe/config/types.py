@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Interval, MinLen
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Backend = Literal["transformers", "vllm"]
 Device = Literal["auto", "cpu", "cuda"]
 Benchmark = Literal["option_text", "letter", "mmlu_pro", "gpqa", "aime"]
 Metric = Literal["acc", "acc_norm", "exact_match"]

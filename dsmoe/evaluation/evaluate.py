@@ -9,6 +9,8 @@ import torch
 from lm_eval.tasks import TaskManager
 
 from dsmoe.config import BenchmarkConfig, GenerationConfig
+from dsmoe.evaluation.engine import Engine
+from dsmoe.evaluation.engine_model import EngineModel
 from dsmoe.evaluation.samples import Sample
 from dsmoe.evaluation.task import Task
 from dsmoe.evaluation.watched import WatchedModel
@@ -19,7 +21,7 @@ FEW_SHOT_SEED = 1234
 
 
 def evaluate(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Engine,
     task: Task,
     method: str,
     benchmark: BenchmarkConfig,
@@ -42,7 +44,10 @@ def evaluate(
             lm_eval_task.set_config(
                 key="generation_kwargs", value=_generation_kwargs(benchmark, generation), update=True
             )
-    model = WatchedModel(loaded, benchmark.batch_size, generation, progress)
+    if isinstance(loaded, Engine):
+        model: EngineModel | WatchedModel = EngineModel(loaded, progress)
+    else:
+        model = WatchedModel(loaded, benchmark.batch_size, generation, progress)
     samples = []
     for repeat in range(generation.samples):
         with _seeded(seed, repeat):
@@ -60,7 +65,7 @@ def evaluate(
 
 
 def _samples(
-    task: Task, method: str, metric: str, repeat: int, answers: list[dict[str, Any]], model: WatchedModel
+    task: Task, method: str, metric: str, repeat: int, answers: list[dict[str, Any]], model: EngineModel | WatchedModel
 ) -> list[Sample]:
     """One sample of each of the task's records, as lm-eval logs them."""
     answers = [answer for answer in answers if answer["filter"] == task.filter]

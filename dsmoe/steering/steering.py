@@ -197,25 +197,29 @@ class Steering:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise InputError(f"{path}: is not JSON: {error}") from error
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise InputError(f"{path}: is not a steering file of schema {SCHEMA}")
-        fields = set(content) - {"schema"}
-        known = {field.name for field in dataclass_fields(cls)}
-        if unknown := sorted(fields - known):
-            raise InputError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
-        if missing := sorted({"mode", "strength", "experts"} - fields):
-            raise InputError(f"{path}: field {missing[0]!r} is missing")
-        if not isinstance(content["experts"], dict):
-            raise InputError(f"{path}: experts is not a map from layers to lists of experts")
         try:
-            named = content.pop("experts")
-            experts = {_index(layer, "layer"): chosen for layer, chosen in named.items()}
-            if len(experts) < len(named):
-                raise InputError(f"steering: a layer is named twice in {', '.join(named)}")
-            del content["schema"]
-            return cls(experts, **content)
+            return cls.from_json(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Steering":
+        """What `to_json` gave, back. Raises InputError for anything that is no steering."""
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise InputError(f"is not a steering file of schema {SCHEMA}")
+        given = {key: value for key, value in content.items() if key != "schema"}
+        known = {field.name for field in dataclass_fields(cls)}
+        if unknown := sorted(set(given) - known):
+            raise InputError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        if missing := sorted({"mode", "strength", "experts"} - set(given)):
+            raise InputError(f"field {missing[0]!r} is missing")
+        named = given.pop("experts")
+        if not isinstance(named, dict):
+            raise InputError("experts is not a map from layers to lists of experts")
+        experts = {_index(layer, "layer"): chosen for layer, chosen in named.items()}
+        if len(experts) < len(named):
+            raise InputError(f"steering: a layer is named twice in {', '.join(named)}")
+        return cls(experts, **given)
 
 
 def check_mode(mode: str, architecture: str) -> None:
