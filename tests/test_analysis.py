@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from dsmoe.analysis.labels import PermutedLabels
 from dsmoe.analysis.load import Direction, Load, gini
 from dsmoe.analysis.observe import Routed, Tokens, observe
 from dsmoe.analysis.overlap import Committee, Overlap
-from dsmoe.analysis.passages import Passage, from_records
+from dsmoe.analysis.passages import Passage, from_folder, from_records
 from dsmoe.analysis.random_routers import RandomRouters, choices, random_rows
 from dsmoe.analysis.usage import Usage
 from dsmoe.analysis.vocabulary import Vocabulary
@@ -495,3 +496,21 @@ def test_one_domain_is_refused(files: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(arguments(files, results, f"dataset.path={tmp_path / 'alone.jsonl'}")) == 2
     assert "analysis: holds domains against each other; here is alpha" in capsys.readouterr().err
     assert not results.exists()
+
+
+@given(st.text(alphabet="ab \n", min_size=1, max_size=9000).filter(str.strip))
+def test_long_paragraphs_are_cut_at_white_space_and_lose_no_word(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        for name, content in (("one", text), ("two", "b")):
+            (Path(folder) / f"{name}.txt").write_text(content, encoding="utf-8")
+        passages = [passage for passage in from_folder(Path(folder)) if passage.domain == "one"]
+    assert all(0 < len(passage.text) <= 2000 for passage in passages)
+    assert len({passage.id for passage in passages}) == len(passages)
+    together = [
+        "".join(passage.text for passage in passages if passage.group == group)
+        for group in dict.fromkeys(passage.group for passage in passages)
+    ]
+    assert "".join("".join(together).split()) == "".join(text.split())
+    if max(map(len, text.split())) < 1000:
+        words = [word for passage in passages for word in passage.text.split()]
+        assert words == text.split()

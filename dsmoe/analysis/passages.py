@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from dsmoe.domains.records import Record, canonical_order
 from dsmoe.errors import InputError
 
 SUFFIX = ".txt"
+LONGEST = 2000
+"""Letters of a passage: prose may run for pages without a blank line, and a model's context ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ def from_records(records: Iterable[Record]) -> list[Passage]:
 
 def from_folder(folder: Path) -> list[Passage]:
     """The paragraphs of a folder's files, a domain a file, named by it; blank lines stand between paragraphs.
+
+    One of more than 2,000 letters is cut at white space into passages of one group.
 
     Raises InputError, naming folder or file, where there are fewer than two files, one cannot be read, or has no text.
     """
@@ -57,8 +62,23 @@ def _paragraphs(file: Path) -> list[Passage]:
     found = ["\n".join(lines) for lines in paragraphs if lines]
     if not found:
         raise InputError(f"{file}: has no text")
-    names = [f"{file.stem}-{number}" for number in range(1, len(found) + 1)]
-    return [Passage(name, file.stem, name, one) for name, one in zip(names, found, strict=True)]
+    passages = []
+    for number, paragraph in enumerate(found, start=1):
+        name, pieces = f"{file.stem}-{number}", _pieces(paragraph)
+        ids = [name] if len(pieces) == 1 else [f"{name}.{piece}" for piece in range(1, len(pieces) + 1)]
+        passages += [Passage(id_, file.stem, name, piece) for id_, piece in zip(ids, pieces, strict=True)]
+    return passages
+
+
+def _pieces(paragraph: str) -> list[str]:
+    """The paragraph in pieces of at most LONGEST letters, cut where there is white space, if there is any."""
+    pieces = []
+    while len(paragraph) > LONGEST:
+        spaces = [match.start() for match in re.finditer(r"\s", paragraph[: LONGEST + 1])]
+        cut = spaces[-1] if spaces and spaces[-1] else LONGEST
+        pieces.append(paragraph[:cut])
+        paragraph = paragraph[cut:].lstrip()
+    return [*pieces, paragraph] if paragraph else pieces
 
 
 def limited(passages: Sequence[Passage], limit: int | None) -> list[Passage]:
