@@ -3,6 +3,7 @@
 import string
 import unicodedata
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,8 @@ def read_stop_words(stop_words: str | Iterable[str]) -> list[str]:
     Raises InputError for a file that cannot be read.
     """
     if stop_words == "english":
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-        stop_words = ENGLISH_STOP_WORDS
-    elif isinstance(stop_words, str):
+        return list(_english())
+    if isinstance(stop_words, str):
         try:
             stop_words = Path(stop_words).read_text(encoding="utf-8").split()
         except (OSError, UnicodeDecodeError) as error:
@@ -54,6 +53,14 @@ def read_stop_words(stop_words: str | Iterable[str]) -> list[str]:
                 f"discovery.stop_words: {stop_words!r} is neither 'english' nor a readable file of words: {error}"
             ) from error
     return sorted({word.lower() for word in stop_words})
+
+
+@cache
+def _english() -> tuple[str, ...]:
+    """scikit-learn's list, read once however many cells want it."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return tuple(sorted(word.lower() for word in ENGLISH_STOP_WORDS))
 
 
 def _is_punctuation(character: str) -> bool:
