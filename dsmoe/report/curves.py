@@ -12,6 +12,8 @@ from dsmoe.results import CHANCE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TICKS = 10
+"""Most strengths that are named below a curve."""
 Line = tuple[str, str, str, float, float, float, int]
 """Panel, method, role, strength, accuracy, its standard error, questions."""
 
@@ -129,7 +131,8 @@ def _curve(axes: "Axes", lines: Sequence[Line]) -> None:
                 low, high = ([100 * (line[4] + sign * line[5]) for line in found] for sign in (-1, 1))
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
-    axes.set_xticks([1 + strength for strength in strengths], [shown(strength) for strength in strengths])
+    named = strengths[:: -(-len(strengths) // TICKS)]
+    axes.set_xticks([1 + strength for strength in named], [shown(strength) for strength in named])
     axes.minorticks_off()
 
 
