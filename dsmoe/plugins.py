@@ -2,15 +2,18 @@
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cache
 from types import ModuleType
 
 from dsmoe.errors import InputError
 
 
-def names(package: str) -> list[str]:
+@cache
+def names(package: str) -> tuple[str, ...]:
     """The modules of `package`, sorted; none of them is imported."""
-    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)))
 
 
 def load(package: str, name: str, key: str) -> ModuleType:
@@ -24,7 +27,7 @@ def load(package: str, name: str, key: str) -> ModuleType:
     return importlib.import_module(f"{package}.{name}")
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str]) -> str:
     """`; did you mean X?` where something known is spelled alike, else nothing."""
     near = get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""

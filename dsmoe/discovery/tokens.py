@@ -4,7 +4,9 @@ import string
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import numpy as np
@@ -57,10 +59,12 @@ def read_stop_words(stop_words: str | Iterable[str]) -> list[str]:
 
 @cache
 def _english() -> tuple[str, ...]:
-    """scikit-learn's list, read once however many cells want it."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    return tuple(sorted(word.lower() for word in ENGLISH_STOP_WORDS))
+    """scikit-learn's list. Its file alone is run: importing the package for it would take every command a second."""
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    listed = run_path(str(Path(package.origin).with_name("feature_extraction") / "_stop_words.py"))
+    return tuple(sorted(word.lower() for word in listed["ENGLISH_STOP_WORDS"]))
 
 
 def _is_punctuation(character: str) -> bool:

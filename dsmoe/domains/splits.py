@@ -27,7 +27,7 @@ class Splits:
         """Every domain of the records, in alphabetical order."""
         return sorted({record.domain for split in (self.discover, self.dev, self.test) for record in split})
 
-    @property
+    @cached_property
     def tested(self) -> list[str]:
         """Every domain that there are test questions of, in alphabetical order."""
         return sorted({record.domain for record in self.test})

@@ -104,7 +104,7 @@ def family_of(model_type: str) -> Family:
     return family
 
 
-def known_families() -> list[str]:
+def known_families() -> tuple[str, ...]:
     """The model types whose routers we know."""
     return plugins.names(FAMILIES)
 

@@ -9,12 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from dsmoe.config import Batches, PretrainConfig
 from dsmoe.domains.world import Statement
@@ -163,6 +158,9 @@ def _train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
     )
+    # Imported here: it brings peft and half a second, which training alone needs.
+    from transformers import get_cosine_schedule_with_warmup
+
     schedule = get_cosine_schedule_with_warmup(optimizer, round(WARM_UP * config.steps), config.steps)
     model.train()
     for step in range(1, config.steps + 1):

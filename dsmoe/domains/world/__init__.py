@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from dsmoe import plugins
 from dsmoe.domains.records import Record
 
-DOMAINS = tuple(plugins.names(__name__))
+DOMAINS = plugins.names(__name__)
 SOURCE = "world"
 NUM_OPTIONS = 4
 
