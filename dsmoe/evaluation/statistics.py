@@ -8,7 +8,7 @@ evidence: they form a group, and it is groups that are flipped and drawn. Effect
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Pairs:
             sizes[group] += 1
         return sorted((sums[group], sizes[group]) for group in sizes)
 
-    @property
+    @cached_property
     def design_effect(self) -> float:
         """How many times larger the variance is than that of as many questions without groups; at least 1.
 
@@ -71,7 +71,7 @@ class Pairs:
         together = sum((self.n * summed - total * size) ** 2 for summed, size in self.of_groups)
         return max(1.0, together / alone) if alone else 1.0
 
-    @property
+    @cached_property
     def independent(self) -> tuple[float, float, float]:
         """Gained, lost and n, as fractions of questions, that as much evidence would have without groups."""
         gained = sum(max(difference, 0) for difference in self.differences) / self.samples
@@ -135,9 +135,7 @@ def smallest_visible_effect(pairs: Pairs, alpha: float, power: float = POWER) ->
     """
     gained, lost, independent = pairs.independent
     n, rate = max(1, int(independent)), (gained + lost) / independent
-    discordant = np.arange(n + 1)
-    # For each number of discordant pairs, the most losses that still give p < alpha.
-    most_lost = binom.ppf(alpha / 2, discordant, 0.5) - 1
+    discordant, most_lost = np.arange(n + 1), _most_lost(n, alpha)
 
     def surplus(effect: float) -> float:
         discordance = max(rate, effect)
@@ -145,6 +143,13 @@ def smallest_visible_effect(pairs: Pairs, alpha: float, power: float = POWER) ->
         return float(binom.pmf(discordant, n, discordance) @ found) - power
 
     return 1.0 if surplus(1.0) <= 0 else float(brentq(surplus, 1e-9, 1.0))
+
+
+@lru_cache(maxsize=64)
+def _most_lost(n: int, alpha: float) -> NDArray[np.float64]:
+    """For 0 to n discordant pairs, the most losses that still give p < alpha."""
+    found: NDArray[np.float64] = binom.ppf(alpha / 2, np.arange(n + 1), 0.5) - 1
+    return found
 
 
 def non_inferiority(pairs: Pairs, margin: float = HARM_MARGIN) -> tuple[float, HarmVerdict]:
