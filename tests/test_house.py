@@ -24,6 +24,7 @@ FLOORS = [
         "effort",
         "forecast",
         "session",
+        "workshop",
         "serving",
         "compare",
         "jobs",
