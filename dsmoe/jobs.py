@@ -31,8 +31,8 @@ from dsmoe.models.fit import gigabytes, gpus, job_node, machine
 from dsmoe.models.load import device_of
 from dsmoe.models.needs import needs
 from dsmoe.progress import Reporter, plain_warnings
+from dsmoe.report.varied import varied
 from dsmoe.stage import jobs_folder
-from dsmoe.tracking.sweep import varied
 
 RUN = "dsmoe.jobs:run_frozen"
 PYTHON = 2e9

@@ -20,12 +20,12 @@ from dsmoe.models.fit import check_nodes
 from dsmoe.progress import Reporter, plain_warnings
 from dsmoe.report.seeds import by_seed, seeds_table
 from dsmoe.report.table import rich_table
+from dsmoe.report.varied import varied
 from dsmoe.results import Results
 from dsmoe.session import Session
 from dsmoe.stage import check_new, write_new
 from dsmoe.steering.export import BAKED, write_export
 from dsmoe.steering.steering import Steering
-from dsmoe.tracking.sweep import varied
 
 BEST = 10
 

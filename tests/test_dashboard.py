@@ -16,11 +16,11 @@ from wandb_server import ENTITY, KEY, WandbServer, wandb_server
 from dsmoe.cli import main
 from dsmoe.compose import compose_cells
 from dsmoe.report.plot import keep, style
+from dsmoe.report.varied import varied
 from dsmoe.results import Comparison, Harm, Results, RoutingChange, Row, Specificity
 from dsmoe.stage import Stage
 from dsmoe.tracking import stages
 from dsmoe.tracking.mirror import Mirror, track
-from dsmoe.tracking.sweep import varied
 
 Output = pytest.CaptureFixture[str]
 NAME = "own β − α|x dsmoe strength=4 experts=8 logit seed=0"

@@ -1,7 +1,6 @@
 """A collection: finished cells looked at together, each with its primary comparisons adjusted over all of them."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from dsmoe.errors import InputError
 from dsmoe.evaluation.multiplicity import SIGNIFICANCE, holm
+from dsmoe.report.varied import flat, varied
 from dsmoe.results import POOLED_TASK, Comparison, Results, Row, Verdict
 from dsmoe.stage import is_finished
 
@@ -89,10 +89,11 @@ class Collection:
         """The finished cells of studies. Raises InputError where a study has none, and for one that cannot be read."""
         cells = [cell for folder in folders for cell in _finished(folder)]
         found = {cell: Results.read(cell / "results.json") for cell in cells}
-        varied = _varied([results.config for results in found.values()])
+        settings = _varied([results.config for results in found.values()])
         adjusted = _adjusted(found)
         entries = [
-            Entry(cell, results, varied[number], adjusted[cell]) for number, (cell, results) in enumerate(found.items())
+            Entry(cell, results, settings[number], adjusted[cell])
+            for number, (cell, results) in enumerate(found.items())
         ]
         return cls(tuple(sorted(entries, key=lambda one: (one.group, *map(_sortable, one.varied.values()), one.id))))
 
@@ -130,15 +131,6 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its dotted key; lists stay whole, and so does a mapping that is empty."""
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _finished(folder: Path) -> list[Path]:
     cells = [path.parent for path in sorted(folder.glob("*/status.json")) if is_finished(path.parent)]
     if not cells:
@@ -156,14 +148,9 @@ def _adjusted(found: Mapping[Path, Results]) -> dict[Path, dict[str, float]]:
 
 
 def _varied(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each config, its values of the settings in which configs differ; what a model's name stands for left out."""
+    """For each config, its values of the settings in which configs differ; what an entry shows anyway left out."""
     flats = [dict(flat(config)) for config in configs]
-    keys = sorted({key for one in flats for key in one})
-    kinds = Counter({key: len({repr(one.get(key)) for one in flats}) for key in keys})
-    left_out = {"model.name", "domain", "methods"}
-    differ = [key for key in keys if kinds[key] > 1 and key not in left_out]
-    if kinds["model.name"] > 1:
-        differ = [key for key in differ if not key.startswith("model.") or key == "model.pretrain.seed"]
+    differ = [key for key in varied(configs) if key not in ("model.name", "domain", "methods")]
     return [{key: one.get(key) for key in differ} for one in flats]
 
 

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dsmoe.report.collection import Collection, Entry, differing, flat, shown
+from dsmoe.report.collection import Collection, Entry, differing, shown
 from dsmoe.report.figure import PANELS, Figure, first, legend, look, panels, wrapped
 from dsmoe.report.plot import INK
+from dsmoe.report.varied import flat
 from dsmoe.results import CHANCE
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dsmoe.config import choices, config_root
-from dsmoe.report.collection import flat
+from dsmoe.report.varied import flat
 
 Config = Mapping[str, Any]
 OWN = ("discovery.markers.", "generation.template_args.")

@@ -9,13 +9,13 @@ from dsmoe.compose import Composed
 from dsmoe.config import TrackingConfig
 from dsmoe.errors import InputError
 from dsmoe.progress import Reporter
+from dsmoe.report.varied import varied
 from dsmoe.results import Results
 from dsmoe.stage import is_finished
 from dsmoe.tracking.dashboard import Dashboard
 from dsmoe.tracking.mirror import DashboardMirror, Mirror
 from dsmoe.tracking.run import name
 from dsmoe.tracking.stages import finished_stages
-from dsmoe.tracking.sweep import varied
 from dsmoe.tracking.writer import TrackingError, Writer
 
 SENT, THERE, NOT_SENT = "sent", "there already", "not sent"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dsmoe.report.cell import cell_figures
+from dsmoe.report.varied import flat
 from dsmoe.results import CHANCE, POOLED_TASK, Comparison, Results, Row
-from dsmoe.tracking.sweep import flat
 
 Table = tuple[list[str], list[list[Any]]]
 """Columns and rows."""

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from pyarrow import parquet
 
+from dsmoe.report.varied import flat
 from dsmoe.stage import is_finished
 from dsmoe.tracking.run import Run, Table, table
-from dsmoe.tracking.sweep import flat
 
 STAGES = ("analyze", "calibrate")
 MOST_ROWS = 10_000

@@ -1,4 +1,4 @@
-"""What the cells of a sweep differ in, so that wandb shows it."""
+"""What configs vary, by their keys' whole names."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ def varied(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
     Of models that go by different names no more is told than the name, and which seed an embedded one is trained from.
     """
-    flats = [dict(flat(config)) for config in configs]
+    flats = [{key: value for key, value in flat(config) if value != {}} for config in configs]
     keys = {key for one in flats for key in one}
     differ = sorted(key for key in keys if len({repr(one.get(key)) for one in flats}) > 1)
     if "model.name" in differ:
@@ -19,9 +19,9 @@ def varied(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def flat(content: Mapping[str, Any], prefix: str = "", mark: str = ".") -> Iterator[tuple[str, Any]]:
-    """Every value with the keys that lead to it, joined by the mark; lists stay whole."""
+    """Every value with the keys that lead to it, joined by the mark; lists stay whole, and mappings that are empty."""
     for key, value in content.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{key}{mark}", mark)
         else:
             yield f"{prefix}{key}", value
