@@ -41,8 +41,12 @@ def run_cell(cell: Cell, reporter: Reporter, sweep: tuple[str, ...] = ()) -> Res
         experts: list[Expert] = []
         # What cannot be steered is refused before anybody is asked a test question.
         steerings = {trial.method: session.steering(trial) for trial in map(Trial, cell.config.methods)}
+        answered = {method: session.answers(Trial(method)) for method in steerings if method != "sft"}
+        specificity = _specificity(cell, session)
+        # Other weights want another engine, of which there is one at a time: they come last.
+        answered |= {method: session.answers(Trial(method)) for method in steerings if method == "sft"}
         for method, steering in steerings.items():
-            for answers in session.answers(Trial(method)):
+            for answers in answered[method]:
                 samples += answers.samples
                 outcomes.append(_outcome(cell, answers, steering))
             if steering is not None:
@@ -54,7 +58,7 @@ def run_cell(cell: Cell, reporter: Reporter, sweep: tuple[str, ...] = ()) -> Res
             provenance=_provenance(cell, session),
             rows=tuple(rows(outcomes)),
             comparisons=tuple(compare(outcomes, cell.config.seed)),
-            specificity=_specificity(cell, session),
+            specificity=specificity,
             choices={method: choice for method in cell.config.methods if (choice := session.choice(method))},
         )
         results.write(folder / "results.json")

@@ -11,19 +11,21 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import MIXTRAL_LIKE, QWEN_LIKE, SIZES, word_tokenizer
+from conftest import MIXTRAL_LIKE, QWEN_LIKE, SIZES, random_records, word_tokenizer
 from transformers import AutoModelForCausalLM, GptOssConfig, OlmoeConfig, PreTrainedModel, Qwen3MoeConfig
 
 from dsmoe import InputError, Steering, steer
 from dsmoe.cell import Cell
+from dsmoe.cli import main
 from dsmoe.compare import run_cell
 from dsmoe.compose import compose_cells
+from dsmoe.domains.records import LETTERS
 from dsmoe.evaluation.samples import Sample, read_samples
 from dsmoe.models.routers import find_routers
 from dsmoe.progress import Reporter
@@ -69,7 +71,8 @@ def ask(
     done = subprocess.run(
         [PYTHON, "-P", str(ROOT / "tests/vllm_engine.py")],
         input=json.dumps(job),
-        env=environment(folder) | (variables or {}),
+        # A process fewer to start; `vllm serve` and `backend=vllm` below have it.
+        env=environment(folder) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | (variables or {}),
         capture_output=True,
         text=True,
         check=False,
@@ -139,76 +142,134 @@ def tokens(answers: Sequence[dict[str, Any]]) -> list[list[int]]:
 
 
 GENERATE = {"prompts": PROMPTS, "new_tokens": NEW_TOKENS}
+LONG = {"prompts": [[3 + number % 140 for number in range(200)]], "new_tokens": NEW_TOKENS}
+"""Longer than the blocks of which prefixes are kept."""
+WRONG = [
+    *((Steering(EXPERTS, 4.0, mode), f"mode {mode} cannot be done in vLLM") for mode in ("score", "gate", "force")),
+    (Steering(EXPERTS, 4.0, architecture="mixtral"), "made for mixtral, but the model is"),
+    (Steering(EXPERTS, 4.0, num_layers=48), "made for 48 layers"),
+    (Steering({9: (1,)}, 4.0), "layer 9 has no router"),
+    (Steering({0: (8,)}, 4.0), "layer 0 has experts 0 to 7, not 8"),
+]
 
 
-@pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
-@pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_steered_as_transformers_is(family: str, eager: bool, checkpoints: Any, tmp_path: Path) -> None:
-    folder, model = checkpoints(family)
-    plain = oracle(model, PROMPTS)
+@dataclass(frozen=True)
+class Answers:
+    """What one engine answered, step by step, and its log."""
+
+    plain: list[dict[str, Any]]
+    steered: list[list[dict[str, Any]]]
+    """At each of STRENGTHS, asked the same prompts again."""
+    unsteered: list[dict[str, Any]]
+    long: list[list[dict[str, Any]]]
+    """Unsteered, again, steered, and after all that was refused."""
+    refused: list[str]
+    biased: list[dict[str, Any]]
+    log: str
+
+
+@pytest.fixture(scope="module")
+def answers(checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Answers]:
+    """The answers of the engine of a family, eager or compiled; an engine takes long to start, and is asked it all."""
+    found: dict[tuple[str, bool], Answers] = {}
+
+    def answered(family: str, eager: bool) -> Answers:
+        if (family, eager) not in found:
+            found[family, eager] = _answered(family, eager, checkpoints(family)[0], tmp_path_factory.mktemp("engine"))
+        return found[family, eager]
+
+    return answered
+
+
+def _answered(family: str, eager: bool, model: Path, folder: Path) -> Answers:
+    def steer(strength: float) -> dict[str, Any]:
+        return {"steer": steering(family, strength).to_json()}
+
     steps: list[dict[str, Any]] = [GENERATE]
     for strength in STRENGTHS:
-        # The same prompts again: a warm cache of their prefixes must not survive another steering.
-        steps += [{"steer": steering(family, strength).to_json()}, GENERATE]
-    steps += [{"steer": None}, GENERATE]
-    first, *answers, _, last = ask(tmp_path, folder, steps, enforce_eager=eager, additional_config={"dsmoe": {}})
-    assert distance(first, plain) < 1e-4
-    assert tokens(first) == tokens(plain)
-    assert last == first  # To the bit; so is strength 0.
-    assert answers[1] == first
-    for strength, found in zip(STRENGTHS, answers[1::2], strict=True):
+        steps += [steer(strength), GENERATE]
+    steps += [{"steer": None}, GENERATE, LONG, LONG, steer(9.0), LONG]
+    steps += [{"steer": one.to_json()} for one, _ in WRONG] + [LONG]
+    steps += [{"steer": None}, {"bias": 3.0}, {"steer": None}, GENERATE]
+    allowed = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+    said = iter(ask(folder, model, steps, allowed, enforce_eager=eager, additional_config={"dsmoe": {}}))
+    plain = next(said)
+    steered = [(next(said), next(said))[1] for _ in STRENGTHS]
+    _, unsteered, cold, warm, _, moved = (next(said) for _ in range(6))
+    refused = [next(said) for _ in WRONG]
+    still, _, _, _, biased = said
+    return Answers(plain, steered, unsteered, [cold, warm, moved, still], refused, biased, (folder / "log").read_text())
+
+
+BOTH_MODES = pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
+EVERY_FAMILY = pytest.mark.parametrize("family", sorted(CONFIGS))
+
+
+@EVERY_FAMILY
+@BOTH_MODES
+def test_steered_as_transformers_is(family: str, eager: bool, checkpoints: Any, answers: Any) -> None:
+    _, model = checkpoints(family)
+    found, plain = answers(family, eager), oracle(model, PROMPTS)
+    assert distance(found.plain, plain) < 1e-4
+    assert tokens(found.plain) == tokens(plain)
+    assert found.unsteered == found.plain  # To the bit; so is strength 0.
+    assert found.steered[0] == found.plain
+    for strength, steered in zip(STRENGTHS, found.steered, strict=True):
         wanted = steered_oracle(model, steering(family, strength))
-        assert distance(found, wanted) < 1e-4
-        assert tokens(found) == tokens(wanted)
+        assert distance(steered, wanted) < 1e-4
+        assert tokens(steered) == tokens(wanted)
         if strength:
             assert distance(wanted, plain) > 1e-3  # Or the above would show nothing.
-    assert "proven on this engine" in (tmp_path / "log").read_text()
+    assert "proven on this engine" in found.log
 
 
-def test_refuses_what_it_cannot_do_and_forgets_prefixes(checkpoints: Any, tmp_path: Path) -> None:
-    folder, model = checkpoints("olmoe")
-    long = {"prompts": [[3 + number % 140 for number in range(200)]], "new_tokens": NEW_TOKENS}
-    wrong = [
-        (Steering(EXPERTS, 4.0, mode), f"mode {mode} cannot be done in vLLM") for mode in ("score", "gate", "force")
-    ] + [
-        (Steering(EXPERTS, 4.0, architecture="mixtral"), "made for mixtral, but the model is olmoe"),
-        (Steering(EXPERTS, 4.0, num_layers=48), "made for 48 layers"),
-        (Steering({9: (1,)}, 4.0), "layer 9 has no router"),
-        (Steering({0: (8,)}, 4.0), "layer 0 has experts 0 to 7, not 8"),
-    ]
-    right = steering("olmoe", 9.0)
-    steps: list[dict[str, Any]] = [long, long, {"steer": right.to_json()}, long]
-    steps += [{"steer": one.to_json()} for one, _ in wrong] + [long]
-    cold, warm, _, steered, *refused, still = ask(
-        tmp_path, folder, steps, enforce_eager=True, additional_config={"dsmoe": {}}
-    )
-    assert cold[0]["cached"] == 0
+@EVERY_FAMILY
+@BOTH_MODES
+def test_another_steering_forgets_prefixes(family: str, eager: bool, checkpoints: Any, answers: Any) -> None:
+    _, model = checkpoints(family)
+    cold, warm, steered, _ = answers(family, eager).long
+    assert (cold[0]["cached"], steered[0]["cached"]) == (0, 0)
     assert warm[0]["cached"] > 0
-    assert steered[0]["cached"] == 0
-    with steer(model, right):
-        wanted = oracle(model, long["prompts"])  # type: ignore[arg-type]
+    with steer(model, steering(family, 9.0)):
+        wanted = oracle(model, LONG["prompts"])  # type: ignore[arg-type]
     assert distance(steered, wanted) < 1e-4
     assert distance(steered, cold) > 1e-3
     assert tokens(steered) == tokens(wanted)
-    for answer, (_, reason) in zip(refused, wrong, strict=True):
+
+
+@EVERY_FAMILY
+@BOTH_MODES
+def test_what_cannot_be_done_is_refused_and_changes_nothing(family: str, eager: bool, answers: Any) -> None:
+    found = answers(family, eager)
+    for answer, (_, reason) in zip(found.refused, WRONG, strict=True):
         assert answer.startswith("refused")
         assert reason in answer
-    assert distance(still, steered) < 1e-5  # What was refused changed nothing.
+    assert distance(found.long[3], found.long[2]) < 1e-5
+
+
+@EVERY_FAMILY
+@BOTH_MODES
+def test_a_bias_set_after_loading_is_ignored_by_compiled_graphs(family: str, eager: bool, answers: Any) -> None:
+    """Why deltas are a buffer of the layer. A router that had a bias before, as gpt_oss's, has it in its graph."""
+    found = answers(family, eager)
+    if eager or family == "gpt_oss":
+        assert distance(found.biased, found.plain) > 1e-3
+    else:
+        assert found.biased == found.plain
 
 
 def test_a_compiled_graph_is_not_taken_for_another(checkpoints: Any, tmp_path: Path) -> None:
     folder, model = checkpoints("olmoe")
     file = tmp_path / "steering.json"
     steering("olmoe", 9.0).save(file)
-    wanted = steered_oracle(model, steering("olmoe", 9.0))
-    # All of them share one cache, which the first fills with graphs that know of no deltas.
-    (before,) = ask(tmp_path, folder, [GENERATE])
+    # They share one cache, and nothing that vLLM itself puts into its key tells them apart.
+    (plain,) = ask(tmp_path, folder, [GENERATE])
     (steered,) = ask(tmp_path, folder, [GENERATE], {"DSMOE_STEERING": str(file)})
-    (after,) = ask(tmp_path, folder, [GENERATE])
-    assert distance(steered, wanted) < 1e-4
-    assert distance(steered, before) > 1e-3
-    assert after == before
-    assert tokens(before) == tokens(oracle(model, PROMPTS))
+    assert distance(plain, oracle(model, PROMPTS)) < 1e-4
+    assert distance(steered, steered_oracle(model, steering("olmoe", 9.0))) < 1e-4
+    assert distance(steered, plain) > 1e-3
+    # On CPUs vLLM 0.32 fails to load the graphs that it has kept, so only their keys can show it.
+    assert len(list((tmp_path / "cache/torch_compile_cache/torch_aot_compile").iterdir())) == 2
 
 
 def package(folder: Path, name: str, version: str) -> Path:
@@ -249,17 +310,6 @@ def test_a_bypassed_gate_is_refused(checkpoints: Any, tmp_path: Path) -> None:
             enforce_eager=True,
             additional_config={"dsmoe": {"steering": str(file)}},
         )
-
-
-def test_a_bias_set_after_loading_is_ignored_by_compiled_graphs(checkpoints: Any, tmp_path: Path) -> None:
-    """Why deltas are a buffer of the layer."""
-    folder, _ = checkpoints("olmoe")
-    steps: list[dict[str, Any]] = [GENERATE, {"bias": 3.0}, GENERATE]
-    allowed = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
-    before, _, after = ask(tmp_path, folder, steps, allowed, enable_prefix_caching=False)
-    assert after == before
-    before, _, after = ask(tmp_path, folder, steps, allowed, enable_prefix_caching=False, enforce_eager=True)
-    assert distance(before, after) > 1e-3
 
 
 CLIENT = """
@@ -343,7 +393,13 @@ def test_serves_an_openai_client(strength: float | None, checkpoints: Any, tmp_p
 
 def test_answers_as_transformers_does(tmp_path: Path) -> None:
     """The embedded world, base and steered, asked through lm-eval by both backends."""
-    common = ["model=planted", "domain=languages", "methods=[base,dsmoe]", "tracking.mode=disabled"]
+    common = [
+        "model=planted",
+        "model.pretrain.steps=120",
+        "domain=languages",
+        "methods=[base,dsmoe]",
+        "tracking.mode=disabled",
+    ]
     common += [f"paths.results={tmp_path / 'results'}", "steering.random_draws=1"]
     engine = ["backend=vllm", f"vllm.python={PYTHON}", "vllm.memory=0.1", "vllm.eager=true"]
     by_transformers, by_vllm = (
@@ -369,6 +425,39 @@ def chosen(sample: Sample) -> int:
     """The option that a sample scores highest."""
     assert sample.log_likelihoods is not None
     return max(range(sample.num_options), key=sample.log_likelihoods.__getitem__)
+
+
+def test_generates_as_transformers_does(checkpoints: Any, tmp_path: Path) -> None:
+    """The verb `evaluate` on a task with long answers, some of which are cut off."""
+    folder, _ = checkpoints("olmoe")
+    records = [one for domain in ("math", "law") for one in random_records(40, domain)]
+    lines = [
+        {"domain": one.domain, "question": one.question, "options": one.options, "answer": LETTERS[one.answer]}
+        for one in records
+    ]
+    problems = [
+        {"ID": str(number), "Problem": one.question, "Answer": number} for number, one in enumerate(records[:12])
+    ]
+    for name, rows in (("records", lines), ("problems", problems)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = [
+        "evaluate", "model=checkpoint", f"model.path={folder}", "domain=math", "methods=[dsmoe]",
+        "steering.num_experts=4", "steering.strength=9", "tracking.mode=disabled",
+        f"paths.results={tmp_path / 'results'}",
+        "dataset=records", f"dataset.path={tmp_path / 'records.jsonl'}",
+        "benchmark=aime24", f"benchmark.path={tmp_path / 'problems.jsonl'}", "benchmark.max_new_tokens=12",
+    ]  # fmt: skip
+    engine = ["backend=vllm", f"vllm.python={PYTHON}", "vllm.memory=0.1", "vllm.eager=true"]
+    said = []
+    for more in ([], engine):
+        assert main([*common, *more, f"study=study-{len(more)}"]) == 0
+        (cell,) = (tmp_path / f"results/study-{len(more)}").glob("*/samples.parquet")
+        # Before the first word vLLM leaves the space that this tokenizer puts between words.
+        answers = [(one.record_id, (one.response or "").strip(), one.truncated) for one in read_samples(cell)]
+        said.append(answers)
+    assert said[0] == said[1]
+    assert len({response for _, response, _ in said[0]}) > len(problems) / 2
+    assert any(truncated for _, _, truncated in said[0])
 
 
 def test_only_logits_are_steered_by_this_backend() -> None:
