@@ -7,9 +7,8 @@ again; one that was killed has left nothing but a temporary folder, which the ne
 import json
 import os
 import platform
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +19,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from dsmoe.disk import flush, writing
+from dsmoe.disk import writing
 from dsmoe.errors import InputError
+from dsmoe.folders import appear
 from dsmoe.journal import NONE, Journal
 from dsmoe.provenance import stable_hash, versions
 from dsmoe.usage import measured
@@ -135,76 +135,6 @@ def write_whole(
     return folder
 
 
-def write_new(folder: Path, make: Callable[[Path], None], key: str) -> None:
-    """A folder of the user's own, which config key `key` names: whatever `make(temporary folder)` writes, and no more.
-
-    It appears in one step, as a stage does. Raises InputError where there is something, or another process at work.
-    """
-    check_new(folder, key)
-    path = folder.with_name(f".{folder.name}.lock")
-    with writing(folder, key):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(path, timeout=0):
-                try:
-                    check_new(folder, key)
-                    _appear(folder, make)
-                finally:
-                    path.unlink(missing_ok=True)
-        except Timeout:
-            raise InputError(f"{key}: another process is writing {folder}") from None
-
-
-def replace_folder(folder: Path, make: Callable[[Path], None], parts: Sequence[str], key: str) -> None:
-    """A folder of the user's own as `write_new` makes it, in the place of one that an earlier command has made.
-
-    What is there is known by `parts`, the names of all that it may hold. Raises InputError where there is something
-    else, or another process at work.
-    """
-    check_replaceable(folder, parts, key)
-    path, old = (folder.with_name(f".{folder.name}.{what}") for what in ("lock", "old"))
-    with writing(folder, key):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(path, timeout=0):
-                try:
-                    shutil.rmtree(old, ignore_errors=True)
-                    made = folder.with_name(f".{folder.name}.new")
-                    shutil.rmtree(made, ignore_errors=True)
-                    _appear(made, make)
-                    check_replaceable(folder, parts, key)
-                    if folder.exists():
-                        folder.rename(old)
-                    made.rename(folder)
-                    shutil.rmtree(old, ignore_errors=True)
-                finally:
-                    path.unlink(missing_ok=True)
-        except Timeout:
-            raise InputError(f"{key}: another process is writing {folder}") from None
-
-
-def check_replaceable(folder: Path, parts: Sequence[str], key: str) -> None:
-    """Raise InputError unless `folder` can be made, or is there and holds nothing but `parts`."""
-    if folder.is_dir() and any(folder.iterdir()):
-        if others := sorted({path.name for path in folder.iterdir()} - set(parts)):
-            raise InputError(f"{key}: {folder} holds {others[0]!r}, so it is no earlier one; name another folder")
-        if not os.access(folder.parent, os.W_OK):
-            raise InputError(f"{key}: {folder} cannot be replaced: nothing may be written to {folder.parent}")
-        return
-    check_new(folder, key)
-
-
-def check_new(folder: Path, key: str) -> None:
-    """Raise InputError unless `folder` can be made, or is there and empty; `key` is the config key that names it."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{key}: {folder} is there already and is no empty folder; name a new one")
-    above = next(path for path in folder.absolute().parents if path.exists())
-    if not above.is_dir():
-        raise InputError(f"{key}: {folder} cannot be made: {above} is not a folder")
-    if not os.access(above, os.W_OK):
-        raise InputError(f"{key}: {folder} cannot be made: nothing may be written to {above}")
-
-
 def _other_versions(folder: Path) -> str:
     """What a finished folder was made with, where that is not what runs now: its numbers may differ by rounding."""
     made_with = json.loads((folder / "status.json").read_text(encoding="utf-8"))["versions"]
@@ -241,28 +171,10 @@ def _make(
             (temporary / "status.json").write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
 
         try:
-            _appear(folder, make_described)
+            appear(folder, make_described)
         except BaseException as error:
             with suppress(OSError):  # Where a full disk takes no line, the error itself is what matters.
                 failed = isinstance(error, Exception)
                 journal.write("failed" if failed else "interrupted", error=f"{type(error).__name__}: {error}")
             raise
         journal.write("finished", **usage.to_json())
-
-
-def _appear(folder: Path, make: Callable[[Path], None]) -> None:
-    """`folder`, which is not there or empty, with whatever `make(temporary folder)` writes, or not at all."""
-    temporary = folder.with_name(f".{folder.name}.partial")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir()
-    try:
-        make(temporary)
-        for path in temporary.rglob("*"):
-            flush(path)
-        flush(temporary)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    flush(folder.parent)

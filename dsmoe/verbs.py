@@ -14,6 +14,7 @@ from dsmoe.compare import run_cell
 from dsmoe.compose import Composed
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.errors import InputError
+from dsmoe.folders import check_new, write_new
 from dsmoe.jobs import launch
 from dsmoe.methods import Trial, steers
 from dsmoe.models.fit import check_nodes
@@ -23,7 +24,6 @@ from dsmoe.report.table import rich_table
 from dsmoe.report.varied import varied
 from dsmoe.results import Results
 from dsmoe.session import Session
-from dsmoe.stage import check_new, write_new
 from dsmoe.steering.export import BAKED, write_export
 from dsmoe.steering.steering import Steering
 

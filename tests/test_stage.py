@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmoe import InputError
+from dsmoe.folders import write_new
 from dsmoe.provenance import stable_hash
-from dsmoe.stage import Stage, is_finished, write_new, write_whole
+from dsmoe.stage import Stage, is_finished, write_whole
 
 STAGE = Stage(
     "discover", 1, {"records": "abc", "quantile": 0.15, "stop_words": ["a", "b"], "model": {"x": 1, "y": None}}

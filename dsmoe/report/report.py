@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dsmoe.compose import Composed
 from dsmoe.config import PathsConfig
+from dsmoe.folders import check_replaceable, replace_folder
 from dsmoe.progress import Reporter
 from dsmoe.report.analyses import analyses
 from dsmoe.report.collection import Collection, Entry
@@ -21,7 +22,6 @@ from dsmoe.report.page import Detail, page
 from dsmoe.report.specificity import draws, scores
 from dsmoe.report.table import csv_text as table_csv
 from dsmoe.report.table import markdown
-from dsmoe.stage import check_replaceable, replace_folder
 
 KEY = "paths.report"
 PARTS = ("index.html", "report.json", "figures", "tables")
