@@ -55,9 +55,13 @@ def compose_cells(overrides: Sequence[str], multirun: bool = False) -> list[Comp
     root = config_root()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(root / "conf")):
-            cells, launcher = _cells(list(overrides), root, multirun)
+            cells, launcher, composed = _cells(list(overrides), root, multirun)
             composer = _Composer(root)
-            return [Composed(tuple(filter(_may_be_shown, cell)), composer(cell), launcher) for cell in cells]
+            configs = (_checked(composed) if composed is not None else composer(cell) for cell in cells)
+            return [
+                Composed(tuple(filter(_may_be_shown, cell)), config, launcher)
+                for cell, config in zip(cells, configs, strict=True)
+            ]
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explained(error)) from error
 
@@ -124,26 +128,29 @@ def _is_set(override: Override, content: dict[Any, Any]) -> bool:
     return True
 
 
-def _cells(overrides: list[str], root: Path, multirun: bool) -> tuple[list[list[str]], LauncherConfig | None]:
-    """The overrides of every cell, one or all combinations of a sweep, and who runs them."""
+def _cells(
+    overrides: list[str], root: Path, multirun: bool
+) -> tuple[list[list[str]], LauncherConfig | None, DictConfig | None]:
+    """The overrides of every cell, one or all combinations of a sweep; who runs them; the config, where it is one."""
     parsed = _parsed(overrides)
     swept = [override for override in parsed if override.is_sweep_override()]
     fixed = [override for override in parsed if not override.is_sweep_override()]
     if whole := [override for override in swept if override.key_or_group.startswith("hydra")]:
         raise InputError(f"{_line(whole[0])}: is a setting of the whole sweep, not of a cell; choose one value")
-    hydra = _compose([_line(override) for override in fixed], root, with_hydra=True).hydra
+    composed = _compose([_line(override) for override in fixed], root, with_hydra=True)
+    hydra = composed.hydra
     launcher = _launcher(hydra, root)
     if not (multirun or hydra.mode == RunMode.MULTIRUN):
         if swept:
             raise InputError(f"{_line(swept[0])}: is a sweep of several values; add -m to run it, or choose one")
-        return [overrides], launcher
+        return [overrides], launcher, OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     given = {override.key_or_group for override in parsed}
     params = {key: value for key, value in (hydra.sweeper.params or {}).items() if key not in given}
     every = [*overrides, *(f"{key}={value}" for key, value in params.items())]
     (cells,) = BasicSweeper.split_arguments(_parsed(every), max_batch_size=None)
     if not cells:
         raise InputError(f"{' '.join(map(_line, swept))}: is a sweep of no values")
-    return [list(cell) for cell in cells], launcher
+    return [list(cell) for cell in cells], launcher, None
 
 
 def _launcher(hydra: DictConfig, root: Path) -> LauncherConfig | None:
