@@ -3,7 +3,6 @@
 Whatever is wrong with them ends in an InputError of one line, before anything is written.
 """
 
-import copy
 import json
 import re
 from collections.abc import Sequence
@@ -86,22 +85,22 @@ class _Composer:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._contents: dict[tuple[str, ...], dict[Any, Any]] = {}
-        self._parsed: dict[str, Override] = {}
+        self._contents: dict[tuple[str, ...], str] = {}
+        self._parsed: dict[str, tuple[Override, bool]] = {}
+        """Overrides by their lines, and which of them choose a file."""
 
     def __call__(self, overrides: Sequence[str]) -> Config:
         for line in overrides:
             if line not in self._parsed:
-                (self._parsed[line],) = _parsed([line])
+                (override,) = _parsed([line])
+                self._parsed[line] = override, self._chooses(override)
         given = [self._parsed[line] for line in overrides]
-        files = tuple(_line(override) for override in given if self._chooses(override))
+        files = tuple(_line(override) for override, chooses in given if chooses)
         if files not in self._contents:
-            composed = OmegaConf.to_container(_compose(files, self._root), resolve=True)
-            assert isinstance(composed, dict)
-            self._contents[files] = composed
-        content = copy.deepcopy(self._contents[files])
-        for override in given:
-            if not self._chooses(override) and not _is_set(override, content):
+            self._contents[files] = json.dumps(OmegaConf.to_container(_compose(files, self._root), resolve=True))
+        content = json.loads(self._contents[files])
+        for override, chooses in given:
+            if not chooses and not _is_set(override, content):
                 return _checked(_compose(overrides, self._root))
         if MISSING in json.dumps(content):
             return _checked(_compose(overrides, self._root))
