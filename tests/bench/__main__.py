@@ -5,6 +5,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -43,6 +44,7 @@ def main() -> int:
         print(f"bench: {unknown[0]!r} is not one of {', '.join(PARTS | ASKED_FOR)}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"
     logging.disable(logging.WARNING)
     table = Table(title="ours beside the anchor", title_justify="left")
     for column in ("what", "anchor", "reach", "median", "min", "max", "n"):
