@@ -6,6 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from dsmoe.agenda import Agenda
 from dsmoe.config import GENERATES, Batches, Config, PretrainConfig, SftConfig
 from dsmoe.config.validation import SCHEMA
 from dsmoe.discovery.rule import rule_of
@@ -13,7 +14,7 @@ from dsmoe.discovery.tokens import read_stop_words
 from dsmoe.domains import world
 from dsmoe.evaluation.engine_versions import engine_versions
 from dsmoe.inputs import Inputs
-from dsmoe.methods import OWN, Recipe, Trial, candidates, open_settings, settings, tuned_as
+from dsmoe.methods import OWN, Recipe, Trial, settings, tuned_as
 from dsmoe.models.checkpoint import content_of, identity
 from dsmoe.models.load import Node, this_node
 from dsmoe.provenance import stable_hash
@@ -50,6 +51,7 @@ class Cell:
     def __init__(self, config: Config, node: Node | None = None) -> None:
         self.config = config
         self.inputs = Inputs(config)
+        self.agenda = Agenda(config, self.inputs)
         self.node = node or this_node(config.model)
         self._evaluations: dict[tuple[Trial, str], Stage] = {}
         self._methods: dict[Trial, Key] = {}
@@ -148,10 +150,8 @@ class Cell:
         return self._choices[method]
 
     def _choice(self, method: str) -> Stage | None:
-        if not open_settings(found := settings(method, self.config)):
+        if not (trials := self.agenda.on_dev(method)):
             return None
-        assert found is not None
-        trials = [Trial("base", "dev"), *(Trial(method, "dev", candidate) for candidate in candidates(found))]
         return Stage(
             "choose",
             CHOOSE,
@@ -200,44 +200,7 @@ class Cell:
     @property
     def stages(self) -> list[Stage]:
         """Every evaluation that the comparison rests on, method by method, and then those of dev."""
-        return [self.evaluate(trial, domain) for trial, domain in self.asked]
-
-    @cached_property
-    def asked(self) -> list[tuple[Trial, str]]:
-        """Whom the comparison asks about which domain."""
-        dev: list[Trial] = []
-        for method in dict.fromkeys(map(tuned_as, self.config.methods)):
-            if open_settings(of := settings(method, self.config)):
-                assert of is not None
-                dev += [Trial("base", "dev"), *(Trial(method, "dev", candidate) for candidate in candidates(of))]
-        trials = [*map(Trial, self.config.methods), *dict.fromkeys(dev)]
-        asked = [(trial, domain) for trial in trials for domain in self.inputs.domains]
-        return asked + [(trial, self.config.domain) for trial in self.draws]
-
-    @property
-    def scored(self) -> list[Recipe]:
-        """The recipes whose experts are scored here, each once."""
-        recipes = [one for method in self.config.methods if (one := self.inputs.recipe(method))]
-        own = self.inputs.recipe("dsmoe") if self.config.discovery.profile else None
-        return list({(one.rule, one.domain): one for one in recipes if one != own}.values())
-
-    @property
-    def discovered(self) -> list[tuple[str, ...]]:
-        """The domains, alone or together, whose tokens' choices are counted here."""
-        found: dict[tuple[str, ...], None] = {}
-        for one in self.scored:
-            if not (self.config.discovery.profile and one.domain == self.config.domain):
-                found[(one.domain,)] = None
-            if rule_of(one.rule).contrasts:
-                found[self.inputs.contrast(one.domain)] = None
-        return list(found)
-
-    @property
-    def draws(self) -> list[Trial]:
-        """The random control's draws beside its first, on the target alone."""
-        if not {"dsmoe", "random"} <= set(self.config.methods):
-            return []
-        return [Trial("random", draw=draw) for draw in range(1, self.config.steering.random_draws)]
+        return [self.evaluate(trial, domain) for trial, domain in self.agenda.asked]
 
     def _method(self, trial: Trial) -> Key:
         """What a trial does to the model, found once for all domains."""

@@ -122,9 +122,9 @@ def _experts(method: str, steering: Steering, session: Session) -> list[Expert]:
 
 def _specificity(cell: Cell, session: Session) -> Specificity | None:
     """Where dsmoe stands on the target among the random control's draws."""
-    if not cell.draws:
+    if not cell.agenda.draws:
         return None
-    trials = [Trial("dsmoe"), Trial("random"), *cell.draws]
+    trials = [Trial("dsmoe"), Trial("random"), *cell.agenda.draws]
     value, *draws = (_accuracy(session.answers(trial, [cell.config.domain])) for trial in trials)
     return Specificity(value, tuple(draws), sum(value > draw for draw in draws))
 

@@ -49,16 +49,16 @@ def efforts(cell: Cell) -> list[Effort]:
         assert pretrain is not None
         work = training(model, pretrain.steps * pretrain.batch_tokens, pretrain.steps)
         found.append(Effort(cell.pretrain, key, work))
-    for domains in cell.discovered:
+    for domains in cell.agenda.discovered:
         tokens = _discovery_tokens(cell.inputs.discover_part(domains))
         passes = math.ceil(tokens / config.discovery.batch_tokens)
         found.append(Effort(cell.discover(domains), key, backward(model, tokens, passes, model.checkpointing)))
-    found += [Effort(cell.score(one.rule, one.domain), key, Work()) for one in cell.scored]
+    found += [Effort(cell.score(one.rule, one.domain), key, Work()) for one in cell.agenda.scored]
     of = settings("sft", config) if config.fine_tunes else None
     for sft in candidates(of) if of is not None else ():
         assert isinstance(sft, SftConfig)
         found.append(Effort(cell.fine_tune(sft), key, _fine_tuning(cell, model, sft)))
-    for trial, domain in cell.asked:
+    for trial, domain in cell.agenda.asked:
         work = _evaluation(cell, model, trial.split, domain)
         found.append(Effort(cell.evaluate(trial, domain), key, work, trial.name, domain))
     chosen_on_dev = [stage for method in config.methods if (stage := cell.choose(method))]

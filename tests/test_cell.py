@@ -141,7 +141,7 @@ def test_each_domain_is_held_against_all_others() -> None:
     overrides = ["domain=chemistry", "discovery=risk_difference", "methods=[base,dsmoe,other_domain]"]
     cell = Cell(compose_cells(overrides)[0].config)
     others = {"biology", "chemistry", "computing", "geography", "languages", "mathematics"}
-    assert [set(domains) for domains in cell.discovered] == [
+    assert [set(domains) for domains in cell.agenda.discovered] == [
         {"chemistry"}, others - {"chemistry"}, {"computing"}, others - {"computing"},
     ]  # fmt: skip
     assert cell.score("risk_difference", "chemistry").hash != cell.score("risk_difference", "computing").hash

@@ -15,6 +15,7 @@ FLOORS = [
     {
         "inputs",
         "parts",
+        "agenda",
         "cell",
         "methods",
         "tuning",
