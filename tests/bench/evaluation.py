@@ -27,6 +27,8 @@ from dsmoe.session import Session
 
 STRENGTHS = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 9, 19, 49)
 ROUNDS = 5
+QUICK = "model.pretrain.steps=100"
+"""What it has learned is of no matter to how long it takes to answer."""
 
 
 def silent() -> Reporter:
@@ -57,7 +59,7 @@ def evaluation_measures() -> list[Measure]:
 def sweep_measures() -> list[Measure]:
     """Twelve strengths: cold, beside its distinct evaluations alone, cell by cell in turn; and again."""
     with tempfile.TemporaryDirectory() as folder:
-        pretrained = Session(_cell(folder), silent()).pretrained()
+        pretrained = Session(_cell(folder, QUICK), silent()).pretrained()
         cold, warm = Path(folder) / "cold", Path(folder) / "warm"
         for results in (cold, warm):
             shutil.copytree(pretrained, results / "stages" / "pretrain" / pretrained.name)
@@ -87,7 +89,7 @@ def _evaluations(cell: Cell, first: bool) -> list[Callable[[], Any]]:
 
 def _cells(results: Path) -> list[Cell]:
     strengths = ",".join(map(str, STRENGTHS))
-    overrides = [f"paths.results={results}", "methods=[base,sft,dsmoe]", f"steering.strength={strengths}"]
+    overrides = [f"paths.results={results}", QUICK, "methods=[base,sft,dsmoe]", f"steering.strength={strengths}"]
     return [Cell(one.config) for one in compose_cells([*overrides, "tracking.mode=disabled"], multirun=True)]
 
 
