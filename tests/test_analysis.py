@@ -480,7 +480,7 @@ def test_bad_input_is_refused_before_anything_is_written(
         (tmp_path / name / "analysis.json").write_text(content)
         pq.write_table(usage_of([[[1]]]).table(), tmp_path / name / "usage.parquet")
     spoil(tmp_path)
-    monkeypatch.setattr("dsmoe.session.load_model", None)
+    monkeypatch.setattr("dsmoe.workshop.load_model", None)
     given = [f"analysis.texts={tmp_path / 'texts'}", more.format(folder=tmp_path)]
     assert main(arguments(files, tmp_path / "results", *filter(None, given))) == 2
     error = capsys.readouterr().err
