@@ -20,7 +20,7 @@ from vllm.platforms import current_platform
 from dsmoe.errors import InputError, SteeringError
 from dsmoe.models.routers import RouterShape
 from dsmoe.steering.steering import Steering
-from dsmoe.steering.vllm_plugin import check_mode, wanted
+from dsmoe.steering.vllm_asked import check_mode, wanted
 
 PROBE_TOKENS = 16
 OVERWHELMING = 1e4

@@ -10,18 +10,14 @@ are wrapped, since for what they do it has none.
 
 import functools
 import hashlib
-import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dsmoe.errors import InputError
+from dsmoe.steering.vllm_asked import check_mode, wanted
 
-VARIABLE = "DSMOE_STEERING"
-SECTION = "dsmoe"
 METHOD = "dsmoe_steer"
-log = logging.getLogger("vllm.dsmoe")
 
 
 def register() -> None:
@@ -43,22 +39,6 @@ def register() -> None:
     _wrap(Executor, "__init__", _refuse_early)
     _wrap(Executor, "compile_or_warm_up_model", _steer_from_start)
     _wrap(EngineCore, "collective_rpc", _forget_prefixes)
-
-
-def wanted(config: Any) -> dict[str, Any] | None:
-    """What an engine's config (a VllmConfig) or the environment asks of us: at most a path; None if nothing.
-
-    Raises InputError for what we do not understand.
-    """
-    additional = config.additional_config if isinstance(config.additional_config, dict) else {}
-    section, path = additional.get(SECTION), os.environ.get(VARIABLE)
-    if section is None:
-        return {"steering": path} if path else None
-    if not isinstance(section, dict) or set(section) - {"steering"}:
-        raise InputError(f'additional_config: {SECTION} is {section!r}; it should be {{"steering": PATH}}')
-    if path:
-        raise InputError(f"{VARIABLE}: is set, but additional_config has {SECTION!r} too; one of them is enough")
-    return section
 
 
 def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
@@ -92,12 +72,6 @@ def _refuse_early(original: Callable[..., None], self: Any, vllm_config: Any, *a
             check_mode(steering)
     self.dsmoe_steering = steering
     original(self, vllm_config, *args, **kwargs)
-
-
-def check_mode(steering: Any) -> None:
-    """Raise InputError for modes that act after the router's logits, which no layer of vLLM lets us change."""
-    if steering.mode != "logit":
-        raise InputError(f"steering: mode {steering.mode} cannot be done in vLLM, only logit, before the choice")
 
 
 def _check_engine(config: Any) -> None:
