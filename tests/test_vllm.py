@@ -26,6 +26,7 @@ from dsmoe.cli import main
 from dsmoe.compare import run_cell
 from dsmoe.compose import compose_cells
 from dsmoe.domains.records import LETTERS
+from dsmoe.evaluation.engine import Engine, EngineSettings
 from dsmoe.evaluation.samples import Sample, read_samples
 from dsmoe.models.routers import find_routers
 from dsmoe.progress import Reporter
@@ -391,16 +392,21 @@ def test_serves_an_openai_client(strength: float | None, checkpoints: Any, tmp_p
             server.wait()
 
 
-def test_answers_as_transformers_does(tmp_path: Path) -> None:
-    """The embedded world, base and steered, asked through lm-eval by both backends."""
+def test_answers_as_transformers_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded world, base, fine-tuned and steered, asked through lm-eval by both backends, by two engines."""
+    started = []
+    start = Engine.__init__
+
+    def counted(self: Engine, settings: EngineSettings) -> None:
+        started.append(settings)
+        start(self, settings)
+
+    monkeypatch.setattr(Engine, "__init__", counted)
     common = [
-        "model=planted",
-        "model.pretrain.steps=120",
-        "domain=languages",
-        "methods=[base,dsmoe]",
-        "tracking.mode=disabled",
-    ]
-    common += [f"paths.results={tmp_path / 'results'}", "steering.random_draws=1"]
+        "model=planted", "model.pretrain.steps=60", "domain=languages", "benchmark.limit=50",
+        "methods=[base,sft,dsmoe,random]", "sft.epochs=1", "steering.random_draws=2",
+        f"paths.results={tmp_path / 'results'}", "tracking.mode=disabled",
+    ]  # fmt: skip
     engine = ["backend=vllm", f"vllm.python={PYTHON}", "vllm.memory=0.1", "vllm.eager=true"]
     by_transformers, by_vllm = (
         run_cell(Cell(compose_cells(common + more)[0].config), Reporter()) for more in ([], engine)
@@ -414,9 +420,10 @@ def test_answers_as_transformers_does(tmp_path: Path) -> None:
         samples = read_samples(tmp_path / "results/default" / results.cell / "samples.parquet")
         choices.append({(one.method, one.task, one.record_id): chosen(one) for one in samples})
     assert choices[0].keys() == choices[1].keys()
-    for method in ("base", "dsmoe"):
+    for method in ("base", "sft", "dsmoe", "random"):
         same = [choices[0][key] == choices[1][key] for key in choices[0] if key[0] == method]
         assert sum(same) >= 0.99 * len(same)
+    assert len(started) == 2
     moved = [choices[1]["dsmoe", *key[1:]] != choice for key, choice in choices[1].items() if key[0] == "base"]
     assert sum(moved) > 0.05 * len(moved)
 
