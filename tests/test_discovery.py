@@ -11,13 +11,14 @@ import torch
 from conftest import SHARED, WORDS, random_model, random_records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from dsmoe import ExpertProfile, InputError, Record, Steering, discover, steer
 from dsmoe.discovery.saliency import SalientBatch, salient_batches
-from dsmoe.discovery.tokens import CONTENT, IGNORED, PLAIN, TokenKinds
+from dsmoe.discovery.tokens import CONTENT, IGNORED, PLAIN, TokenKinds, read_stop_words
 from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
 from dsmoe.domains.records import LETTERS
 from dsmoe.models.routers import find_routers
@@ -184,6 +185,11 @@ def test_kinds_of_tokens() -> None:
     expected |= {".": PLAIN, "?": PLAIN, "¿": PLAIN, "×": CONTENT, "B": CONTENT, "7": CONTENT, "Stop": CONTENT}
     for word, kind in expected.items():
         assert kinds(torch.tensor(tokenizer.convert_tokens_to_ids([word])).numpy()).tolist() == [kind], word
+
+
+def test_english_stop_words_are_those_that_scikit_learn_gives() -> None:
+    """They are read from its file, past its public name."""
+    assert read_stop_words("english") == sorted(ENGLISH_STOP_WORDS)
 
 
 def test_special_and_white_space_tokens_are_in_no_count() -> None:
