@@ -1,6 +1,5 @@
 """A cell: one config, its inputs and the stages that it stands on, each with all that its result depends on."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from dsmoe.methods import OWN, Recipe, Trial, settings, tuned_as
 from dsmoe.models.checkpoint import content_of, identity
 from dsmoe.models.load import Node, this_node
 from dsmoe.provenance import stable_hash
+from dsmoe.remembered import remembered
 from dsmoe.stage import Stage, is_finished
 
 PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 4
@@ -53,9 +53,6 @@ class Cell:
         self.inputs = Inputs(config)
         self.agenda = Agenda(config, self.inputs)
         self.node = node or this_node(config.model)
-        self._evaluations: dict[tuple[Trial, str], Stage] = {}
-        self._methods: dict[Trial, Key] = {}
-        self._choices: dict[str, Stage | None] = {}
         self.id = stable_hash({"config": self._scientific, "compare": COMPARE, "stages": [s.hash for s in self.stages]})
         self.results = Path(config.paths.results)
         self.folder = self.results / config.study / self.id
@@ -92,7 +89,8 @@ class Cell:
             **{name: getattr(vllm, name) for name in ("tensor_parallel", "max_model_len", "eager")},
         }
 
-    def discover(self, domains: Sequence[str]) -> Stage:
+    @remembered
+    def discover(self, domains: tuple[str, ...]) -> Stage:
         """Counting the choices of these domains' tokens."""
         discovery = self.config.discovery
         return Stage(
@@ -110,6 +108,7 @@ class Cell:
             },
         )
 
+    @remembered
     def score(self, rule: str, domain: str) -> Stage:
         """Scoring experts from a domain's counts, or the user's own profile of them, by a rule."""
         discovery = self.config.discovery
@@ -119,7 +118,7 @@ class Cell:
             "score",
             SCORE,
             {
-                "counts": content_of(Path(own)) if own else self.discover([domain]).hash,
+                "counts": content_of(Path(own)) if own else self.discover((domain,)).hash,
                 "contrast": self.discover(self.inputs.contrast(domain)).hash if wants.contrasts else None,
                 "markers": dict(discovery.markers) if wants.marks else None,
                 "rule": rule,
@@ -127,6 +126,7 @@ class Cell:
             },
         )
 
+    @remembered
     def fine_tune(self, sft: SftConfig) -> Stage:
         """Training the SFT baseline's adapter."""
         names = ("adapter", "train_size", "learning_rate_grid", "epochs_grid")
@@ -142,14 +142,10 @@ class Cell:
             },
         )
 
+    @remembered
     def choose(self, method: str) -> Stage | None:
         """Choosing on dev what a method's settings leave open; None where nothing is open."""
         method = tuned_as(method)
-        if method not in self._choices:
-            self._choices[method] = self._choice(method)
-        return self._choices[method]
-
-    def _choice(self, method: str) -> Stage | None:
         if not (trials := self.agenda.on_dev(method)):
             return None
         return Stage(
@@ -163,13 +159,9 @@ class Cell:
             },
         )
 
+    @remembered
     def evaluate(self, trial: Trial, domain: str) -> Stage:
         """Asking one method one domain's questions."""
-        if (trial, domain) not in self._evaluations:
-            self._evaluations[trial, domain] = self._evaluation(trial, domain)
-        return self._evaluations[trial, domain]
-
-    def _evaluation(self, trial: Trial, domain: str) -> Stage:
         benchmark = self.config.benchmark
         return Stage(
             "evaluate",
@@ -202,13 +194,9 @@ class Cell:
         """Every evaluation that the comparison rests on, method by method, and then those of dev."""
         return [self.evaluate(trial, domain) for trial, domain in self.agenda.asked]
 
+    @remembered
     def _method(self, trial: Trial) -> Key:
-        """What a trial does to the model, found once for all domains."""
-        if trial not in self._methods:
-            self._methods[trial] = self._method_key(trial)
-        return self._methods[trial]
-
-    def _method_key(self, trial: Trial) -> Key:
+        """What a trial does to the model."""
         method, config = trial.method, self.config
         if method == "base":
             return {}

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -56,15 +56,18 @@ class Forecast:
         return sum(kind.seconds for kind in self.kinds)
 
 
-Took = dict[tuple[str, str], tuple[int, float, Work]]
-"""By a stage's name and model: how many are finished, the seconds that they took, and their work."""
+@dataclass(frozen=True)
+class Made:
+    """What is finished: the stages' hashes; and by a stage's name and model how many, their seconds and their work."""
+
+    hashes: frozenset[str]
+    took: Mapping[tuple[str, str], tuple[int, float, Work]]
 
 
 def forecast(cells: Sequence[Cell]) -> Forecast:
     """What is missing of the cells, in their order."""
-    finished: dict[tuple[Path, str], bool] = {}
     submitted = {place: survey(*place) for place in dict.fromkeys((cell.results, cell.config.study) for cell in cells)}
-    took = {results: _took(results) for results in dict.fromkeys(cell.results for cell in cells)}
+    made = {results: _made(results) for results in dict.fromkeys(cell.results for cell in cells)}
     counted: set[str] = set()
     outlooks = []
     kinds: dict[tuple[str, int, str], list[float]] = defaultdict(list)
@@ -73,12 +76,12 @@ def forecast(cells: Sequence[Cell]) -> Forecast:
             outlooks.append(Outlook(cell, "", 0, (), 0.0))
             continue
         every = efforts(cell)
-        missing = _missing(cell, every, finished)
+        missing = _missing(every, made[cell.results].hashes)
         seconds = 0.0
         for effort in missing:
             if effort.stage.hash not in counted:
                 counted.add(effort.stage.hash)
-                one, known_from, rate = _seconds(cell, effort, took[cell.results])
+                one, known_from, rate = _seconds(cell, effort, made[cell.results])
                 kinds[effort.stage.name, known_from, rate].append(one)
                 seconds += one
         seen = submitted[cell.results, cell.config.study].get(cell.id)
@@ -102,16 +105,9 @@ def named(missing: Iterable[Effort], domains: int) -> str:
     return "; ".join(words)
 
 
-def _missing(cell: Cell, every: Sequence[Effort], finished: dict[tuple[Path, str], bool]) -> list[Effort]:
+def _missing(every: Sequence[Effort], finished: Set[str]) -> list[Effort]:
     """What is not finished, without that which nothing that is missing wants."""
-
-    def is_missing(effort: Effort) -> bool:
-        key = (cell.results, effort.stage.hash)
-        if key not in finished:
-            finished[key] = is_finished(effort.stage.folder(cell.results))
-        return not finished[key]
-
-    missing = [effort for effort in every if is_missing(effort)]
+    missing = [effort for effort in every if effort.stage.hash not in finished]
     wanted = {effort.stage.name for effort in missing}
     if "score" not in wanted:
         wanted.discard("discover")
@@ -138,25 +134,26 @@ def _short(error: str) -> str:
     return shorten(error, SHOWN, placeholder=" …")
 
 
-def _seconds(cell: Cell, effort: Effort, took: Took) -> tuple[float, int, str]:
+def _seconds(cell: Cell, effort: Effort, made: Made) -> tuple[float, int, str]:
     """How long a stage would take; from how many finished ones that is, or the rate that is assumed."""
     rate = assumed(cell.node.device, cell.node.threads, cell.config.model.dtype)
     seconds = rate.seconds(effort.work)
-    count, measured, work = took.get((effort.stage.name, effort.model), (0, 0.0, Work()))
+    count, measured, work = made.took.get((effort.stage.name, effort.model), (0, 0.0, Work()))
     if count and (expected := rate.seconds(work)):
         return seconds * measured / expected, count, ""
     return seconds, 0, str(rate)
 
 
-def _took(results: Path) -> Took:
-    """What finished stages say of the time that they took."""
-    found: Took = {}
+def _made(results: Path) -> Made:
+    """What finished stages say of themselves, read once for all cells."""
+    hashes, took = [], dict[tuple[str, str], tuple[int, float, Work]]()
     for path in (results / "stages").glob("*/*/status.json"):
+        hashes.append(path.parent.name)
         status = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(work := status.get("work"), dict):  # Older stages say nothing of it.
             continue
         key = (path.parts[-3], work["model"])
-        count, seconds, total = found.get(key, (0, 0.0, Work()))
+        count, seconds, total = took.get(key, (0, 0.0, Work()))
         one = Work(work["flop"], work["read_bytes"])
-        found[key] = (count + 1, seconds + status["own_seconds"], total + one)
-    return found
+        took[key] = (count + 1, seconds + status["own_seconds"], total + one)
+    return Made(frozenset(hashes), took)

@@ -4,7 +4,6 @@ Nothing here writes, and no weights are loaded.
 """
 
 import logging
-from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from dsmoe.models.needs import needs
 from dsmoe.models.planted import PlantedExperts
 from dsmoe.models.routers import RouterShape
 from dsmoe.parts import TASKS, Part, Read, content_at, examples_of, part_of, split_of, task_of
+from dsmoe.remembered import remembered
 from dsmoe.serving import check_served
 from dsmoe.steering.selection import expert_count, in_window
 from dsmoe.steering.steering import Steering, check_mode
@@ -66,9 +66,9 @@ class Inputs:
         dataset, questions = self.config.dataset, self.config.questions
         return dataset, questions, (content_at(dataset), content_at(questions))
 
-    def _part(self, split: str, domains: Sequence[str], limit: int | None) -> Part:
+    def _part(self, split: str, domains: tuple[str, ...], limit: int | None) -> Part:
         """The first `limit` records of a split and each domain, None for all."""
-        return part_of(self._read, split, tuple(domains), limit)
+        return part_of(self._read, split, domains, limit)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -90,27 +90,31 @@ class Inputs:
         domains = self.splits.domains
         return domains[(domains.index(self.config.domain) + 1) % len(domains)]
 
+    @remembered
     def recipe(self, method: str) -> Recipe | None:
         """What a method steers by; None for those that need no discovery."""
         return recipe(method, self.config, self.other_domain)
 
-    def discover_part(self, domains: Sequence[str]) -> Part:
+    @remembered
+    def discover_part(self, domains: tuple[str, ...]) -> Part:
         """What experts for these domains, together, are discovered on."""
         return self._part("discover", domains, self.config.discovery.limit)
 
-    @property
+    @cached_property
     def train_part(self) -> Part:
         """What the SFT baseline learns from."""
-        return self._part("discover", [self.config.domain], self.config.sft.train_size)
+        return self._part("discover", (self.config.domain,), self.config.sft.train_size)
 
+    @remembered
     def questions(self, split: str, domain: str) -> Part:
         """What methods are compared on (test), or what choices are made on (dev)."""
-        return self._part(split, [domain], self.config.benchmark.limit if split == "test" else None)
+        return self._part(split, (domain,), self.config.benchmark.limit if split == "test" else None)
 
     def task(self, split: str, domain: str) -> Task:
         """A split's questions of a domain as lm-eval wants them."""
         return task_of(self.config.benchmark.task, self._origin(split), self.questions(split, domain), domain)
 
+    @remembered
     def examples(self, split: str, domain: str) -> str:
         """A hash of what the model is shown beside them."""
         return examples_of(self.config.benchmark.task, self._origin(split), self.questions(split, domain), domain)
@@ -183,7 +187,7 @@ class Inputs:
             found = [one for one in found if one.domain != config.domain]
         wanted = {one.domain for one in found} | ({config.domain} if config.fine_tunes else set())
         for domain in sorted(wanted):
-            if not self.discover_part([domain]).records:
+            if not self.discover_part((domain,)).records:
                 raise InputError(f"domain: {domain!r} has no questions in the discover split")
         for one in found:
             if rule_of(one.rule).contrasts and not self.discover_part(self.contrast(one.domain)).records:

@@ -95,6 +95,8 @@ def settings(method: str, config: Config) -> Settings | None:
     if method == ORACLE:  # Its experts are known, and so is how many there are.
         return replace(config.steering, num_experts=1)
     fixed = suggestion(method)
+    if fixed is AS_CONFIGURED:
+        return config.steering
     counted = fixed.num_experts is not None or fixed.top_p is not None
     return replace(
         config.steering,

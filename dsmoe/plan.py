@@ -34,9 +34,7 @@ def plan(composed: Sequence[Composed]) -> int:
     if any(one.config.fine_tunes for one in composed):
         lines += ["fine-tuning (method sft) is not in this memory", ""]
     lines += _cells(composed)
-    console = Console(highlight=False, soft_wrap=True)
-    for line in lines:
-        console.print(line, markup=False)
+    Console(highlight=False, soft_wrap=True).print("\n".join(lines), markup=False)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The workshop: what a cell asks its questions with, each made when it is first wanted, the model loaded once."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -91,7 +91,7 @@ class Workshop:
 
         return self._run(stage, make)
 
-    def discovered(self, domains: Sequence[str]) -> Path:
+    def discovered(self, domains: tuple[str, ...]) -> Path:
         """These domains' routing counts, as an expert profile."""
         stage = self.cell.discover(domains)
 
@@ -125,7 +125,7 @@ class Workshop:
 
         def make(folder: Path) -> None:
             contrasts = rule_of(recipe.rule).contrasts
-            counted = ExpertProfile.load(own or self.discovered([recipe.domain]))
+            counted = ExpertProfile.load(own or self.discovered((recipe.domain,)))
             others = self.cell.inputs.contrast(recipe.domain)
             counted.scored(
                 recipe.rule,

@@ -21,7 +21,7 @@ def hashes(*overrides: str) -> dict[str, str]:
     assert cell.pretrain is not None
     stages = {
         "pretrain": cell.pretrain,
-        "discover": cell.discover([composed.config.domain]),
+        "discover": cell.discover((composed.config.domain,)),
         "score": cell.score(composed.config.discovery.rule, composed.config.domain),
         "fine_tune": cell.fine_tune(composed.config.sft),
         **{method: cell.evaluate(Trial(method), "chemistry") for method in sorted(EVALUATIONS)},

@@ -7,7 +7,7 @@ import dsmoe
 
 PACKAGE = Path(dsmoe.__file__).parent
 FLOORS = [
-    {"errors", "disk", "folders", "plugins", "progress", "journal", "usage", "provenance"},
+    {"errors", "disk", "folders", "plugins", "progress", "journal", "usage", "provenance", "remembered"},
     {"config", "compose", "stage", "results", "domains"},
     {"models", "evaluation", "report", "launch", "tracking"},
     {"discovery", "baselines"},

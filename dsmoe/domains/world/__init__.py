@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from dsmoe import plugins
@@ -68,7 +69,8 @@ def facts(domain: str) -> list[Fact]:
 
 def shuffled(items: Iterable[T], salt: str, text: Callable[[T], str] = str) -> list[T]:
     """The items in an order that depends on `salt` and on their text alone."""
-    return sorted(items, key=lambda item: hashlib.sha256(f"{salt}\n{text(item)}".encode()).digest())
+    salted = f"{salt}\n".encode()
+    return sorted(items, key=lambda item: hashlib.sha256(salted + text(item).encode()).digest())
 
 
 def _questions(domain: str, known: list[Fact]) -> list[Record]:
@@ -92,6 +94,11 @@ def _questions(domain: str, known: list[Fact]) -> list[Record]:
 def _options(fact: Fact, rivals: list[Fact]) -> tuple[str, ...]:
     # Drawing other facts rather than other answers makes a wrong option as frequent among wrong options as it is among
     # right ones: knowing which answers are common helps nobody.
-    drawn = shuffled(rivals, fact.question, lambda rival: rival.question)
-    answers = list(dict.fromkeys([fact.answer, *(rival.answer for rival in drawn)]))
-    return tuple(shuffled(answers[:NUM_OPTIONS], f"{fact.question} options"))
+    drawn = shuffled(rivals, fact.question, attrgetter("question"))
+    answers = [fact.answer]
+    for rival in drawn:
+        if len(answers) == NUM_OPTIONS:
+            break
+        if rival.answer not in answers:
+            answers.append(rival.answer)
+    return tuple(shuffled(answers, f"{fact.question} options"))
