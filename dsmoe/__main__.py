@@ -2,6 +2,6 @@
 
 import sys
 
-from dsmoe.cli import main
+from dsmoe.cli import program
 
-sys.exit(main())
+sys.exit(program())

@@ -17,8 +17,9 @@ from dsmoe.config import choices, config_root
 class Verb:
     """What a verb does, its own defaults as overrides, and the function that does it, as `module:function`.
 
-    `flags` are those that it takes beside overrides; the function gets each as a keyword. A verb that is `foreign`
-    is another program's command line: its arguments and its help are left to that.
+    `flags` are those that it takes beside overrides; the function gets each as a keyword. A verb that is `brief` reads,
+    says and ends. A verb that is `foreign` is another program's command line: its arguments and its help are left to
+    that.
     """
 
     help: str
@@ -27,6 +28,7 @@ class Verb:
     overrides: tuple[str, ...] = ()
     sweeps: bool = False
     flags: tuple[str, ...] = ()
+    brief: bool = False
     foreign: bool = False
 
 
@@ -84,6 +86,7 @@ VERBS = {
         "dsmoe plan model=olmoe cluster=gpu",
         "dsmoe.plan:plan",
         sweeps=True,
+        brief=True,
     ),
     "doctor": Verb(
         "what is wrong with this machine or cluster, and how to mend it; a tiny job is sent where there is Slurm",
@@ -102,6 +105,7 @@ VERBS = {
         "dsmoe report study=default paths.results=results",
         "dsmoe.report.report:report",
         sweeps=True,
+        brief=True,
     ),
     "publish": Verb(
         "send a study's finished cells and a dashboard to wandb; again sends only what is not there yet; -m: several",
