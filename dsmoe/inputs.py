@@ -25,7 +25,7 @@ from dsmoe.models.load import context_length, router_shape
 from dsmoe.models.needs import needs
 from dsmoe.models.planted import PlantedExperts
 from dsmoe.models.routers import RouterShape
-from dsmoe.parts import TASKS, Part, Read, content_at, examples_of, part_of, split_of, task_of
+from dsmoe.parts import TASKS, Part, Read, examples_of, part_of, read_of, split_of, task_of
 from dsmoe.remembered import remembered
 from dsmoe.serving import check_served
 from dsmoe.steering.selection import expert_count, in_window
@@ -63,8 +63,7 @@ class Inputs:
 
     @cached_property
     def _read(self) -> Read:
-        dataset, questions = self.config.dataset, self.config.questions
-        return dataset, questions, (content_at(dataset), content_at(questions))
+        return read_of(self.config)
 
     def _part(self, split: str, domains: tuple[str, ...], limit: int | None) -> Part:
         """The first `limit` records of a split and each domain, None for all."""

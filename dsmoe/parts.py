@@ -5,7 +5,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from dsmoe import plugins
-from dsmoe.config import DatasetConfig, Origin
+from dsmoe.config import Config, DatasetConfig, Origin
 from dsmoe.domains.records import Record, content_hash
 from dsmoe.domains.splits import Splits, split_records, transferred
 from dsmoe.errors import InputError
@@ -43,6 +43,11 @@ def content_at(origin: Origin) -> str | None:
 
 Read = tuple[DatasetConfig, Origin, tuple[str | None, ...]]
 """What records are read: the data set, where its test questions come from, and hashes of the files that these name."""
+
+
+def read_of(config: Config) -> Read:
+    """What a config has read."""
+    return config.dataset, config.questions, (content_at(config.dataset), content_at(config.questions))
 
 
 @lru_cache(maxsize=4)

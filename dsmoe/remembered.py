@@ -1,11 +1,12 @@
-"""Methods that find the answer to each question once for each object."""
+"""Answers that are found once: by a method for each object, or by a function for the process."""
 
 from collections.abc import Callable, Hashable
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 Asked = TypeVar("Asked")
 Arguments = ParamSpec("Arguments")
+Question = TypeVar("Question", bound=tuple[Any, ...])
 Answer = TypeVar("Answer")
 
 
@@ -24,3 +25,15 @@ def remembered(
         return known[question]
 
     return answer
+
+
+class Answers(dict[Question, Answer]):
+    """A function's answers by its arguments: one that is missing is found, and others may be brought along."""
+
+    def __init__(self, find: Callable[..., Answer]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, question: Question) -> Answer:
+        answer = self[question] = self._find(*question)
+        return answer

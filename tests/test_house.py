@@ -30,6 +30,8 @@ FLOORS = [
         "compare",
         "jobs",
         "plan",
+        "prospect",
+        "aside",
         "prepare",
         "doctor",
         "verbs",

@@ -1,5 +1,6 @@
 """`dsmoe plan`: published sizes from configs alone, what fits, and which cells are finished; nothing is written."""
 
+import gc
 import json
 import os
 import re
@@ -122,6 +123,13 @@ def test_published_sizes_from_the_config_alone(name: str, run: Run) -> None:
     )
     assert "1 cell; they cannot be named before the weights are there" in out
     assert os.listdir() == []
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [((), 0), (("domain=geology",), 2)])
+def test_garbage_is_collected_again_afterwards(arguments: tuple[str, ...], expected: int, run: Run) -> None:
+    status, _, _ = run("plan", *arguments)
+    assert status == expected
+    assert gc.isenabled()
 
 
 def test_every_model_of_the_paper_has_a_config() -> None:

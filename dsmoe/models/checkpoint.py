@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from dsmoe.config import ModelConfig
 from dsmoe.errors import InputError
 from dsmoe.models.routers import check_family
 
+Held = tuple[tuple[str, int, int], ...]
+"""What a folder holds, without reading it: its files' names, sizes and times of change."""
 OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"}
 """Weights in forms that are not read."""
 LEFT_OUT = ["*/*", *(f"*{suffix}" for suffix in sorted(OTHER_WEIGHTS))]
@@ -79,11 +82,22 @@ def model_config(config: ModelConfig) -> Any:
     return found
 
 
+def held_by(config: ModelConfig) -> Held | None:
+    """What the model's folder holds, hidden files left out; None where it has none, or it is on the Hub."""
+    return _held(Path(config.path)) if config.path is not None and is_local(config) else None
+
+
 def check_folder(folder: Path) -> None:
     """Raise InputError unless the folder holds a config of a known family, a tokenizer and whole safetensors."""
+    _check_folder(folder, _held(folder))
+
+
+@lru_cache
+def _check_folder(folder: Path, held: Held) -> None:
+    """The same, once in a process while what the folder holds stays the same."""
     where = f"model.path: {folder}"
     check_config(folder)
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = [folder / name for name, *_ in held if name.endswith(".safetensors")]
     if not weights:
         pickled = " (pickled weights are not read: convert them)" if list(folder.glob("*.bin")) else ""
         raise InputError(f"{where} has no *.safetensors{pickled}")
@@ -130,8 +144,20 @@ def content_of(path: Path) -> str:
     """A hash of a file's content, or of the names and contents of a folder's files, hidden ones left out."""
     if path.is_file():
         return _file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    return hashlib.sha256("\n".join(f"{file.name} {content_of(file)}" for file in files).encode()).hexdigest()
+    return _folder_hash(path, _held(path))
+
+
+def _held(folder: Path) -> Held:
+    if not folder.is_dir():
+        return ()
+    held = [(entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file() and entry.name[0] != "."]
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in held))
+
+
+@lru_cache
+def _folder_hash(folder: Path, held: Held) -> str:
+    lines = (f"{name} {_file_hash(folder / name, size, modified)}" for name, size, modified in held)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @lru_cache(maxsize=4096)

@@ -14,6 +14,7 @@ from dsmoe.config import ModelConfig
 from dsmoe.errors import InputError
 from dsmoe.models import checkpoint
 from dsmoe.models.routers import RouterShape, check_family, shape_of
+from dsmoe.remembered import Answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,10 +59,15 @@ def router_shape(config: ModelConfig) -> RouterShape:
         layers = range(config.pretrain.num_layers)
         experts = dict.fromkeys(layers, config.pretrain.num_experts)
         return RouterShape("qwen3_moe", len(layers), config.pretrain.top_k, experts)
-    if checkpoint.is_local(config):
-        path = config.path or ""
-        checkpoint.check_folder(Path(path))
-        return _shape_of_folder(path, checkpoint.content_of(Path(path)), config.trust_remote_code)
+    return SHAPES[config, checkpoint.held_by(config)]
+
+
+def _shape(config: ModelConfig, held: checkpoint.Held | None) -> RouterShape:
+    """The shape of a model's routing; the weights of a folder are matched to its config, but stay on disk."""
+    if held is not None:
+        checkpoint.check_folder(Path(config.path or ""))
+        model, _ = _from_pretrained(config.path or "", trust_remote_code=config.trust_remote_code, device_map="meta")
+        return shape_of(model)
     from transformers import AutoModelForCausalLM
 
     shape = checkpoint.model_config(config)
@@ -69,11 +75,8 @@ def router_shape(config: ModelConfig) -> RouterShape:
         return shape_of(AutoModelForCausalLM.from_config(shape, trust_remote_code=config.trust_remote_code))
 
 
-@lru_cache
-def _shape_of_folder(path: str, content: str, trust_remote_code: bool) -> RouterShape:
-    """The shape of a whole checkpoint's routing. Its weights are matched to its config, but stay on disk."""
-    model, _ = _from_pretrained(path, trust_remote_code=trust_remote_code, device_map="meta")
-    return shape_of(model)
+SHAPES: Answers[tuple[ModelConfig, checkpoint.Held | None], RouterShape] = Answers(_shape)
+"""What is known of models in this process, and of what their folders held."""
 
 
 def context_length(config: ModelConfig) -> int | None:

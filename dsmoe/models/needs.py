@@ -7,7 +7,6 @@ import copy
 import json
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from dsmoe.models import checkpoint
 from dsmoe.models.footprint import FLOAT32, cached, kept_for_backward, passing
 from dsmoe.models.forwards import CHECKPOINTING_FROM
 from dsmoe.models.routers import find_routers
+from dsmoe.remembered import Answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -83,24 +83,22 @@ def needs(config: Config) -> Needs:
     benchmark = config.benchmark
     generated = benchmark.max_new_tokens if benchmark.task in GENERATES else None
     model = config.model
-    local = model.path is not None and checkpoint.is_local(model)
-    if local:
-        checkpoint.check_config(Path(model.path or ""))
-    content = checkpoint.content_of(Path(model.path or "") / "config.json") if local else None
     discovery_tokens = config.discovery.batch_tokens if discovers else 0
-    return _needs(model, content, benchmark.batch_size, generated, discovery_tokens, config.discovery.checkpointing)
+    held = checkpoint.held_by(model)
+    return NEEDS[model, held, benchmark.batch_size, generated, discovery_tokens, config.discovery.checkpointing]
 
 
-@lru_cache
 def _needs(
     config: ModelConfig,
-    content: str | None,
+    held: checkpoint.Held | None,
     sequences: int,
     generated: int | None,
     discovery_tokens: int,
     checkpointing: bool | None,
 ) -> Needs:
-    """The same, computed once for all cells of a sweep; `content` is a hash of the folder's config.json."""
+    """The same, by all that it depends on."""
+    if held is not None:
+        checkpoint.check_config(Path(config.path or ""))
     model = _outline(config)
     shape = model.config
     width = getattr(torch, config.dtype).itemsize
@@ -143,6 +141,10 @@ def _needs(
         discovery_checkpointed=math.ceil(discovery_tokens * checkpointed),
         checkpointing=parameters >= CHECKPOINTING_FROM if checkpointing is None else checkpointing,
     )
+
+
+NEEDS: Answers[tuple[ModelConfig, checkpoint.Held | None, int, int | None, int, bool | None], Needs] = Answers(_needs)
+"""What is known of models in this process: computed once for all cells of a sweep."""
 
 
 def count(model: "PreTrainedModel") -> tuple[int, int]:

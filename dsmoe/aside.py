@@ -1,0 +1,78 @@
+"""What a second process finds out about models, while this one imports the rest and reads data.
+
+How much a model needs and how it routes is asked of transformers' own code of it, and importing that takes longer than
+to name a thousand cells. What the second process does not know in the end, this one finds out itself.
+"""
+
+import gc
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from subprocess import PIPE
+
+from dsmoe.config import Config
+from dsmoe.errors import InputError
+
+IMPORTED = "transformers.modeling_utils"
+"""Where this is imported, there is nothing to be won."""
+
+
+@dataclass(frozen=True)
+class Aside:
+    """The second process; None where there is none."""
+
+    process: subprocess.Popen[bytes] | None
+
+    def learn(self) -> None:
+        """Wait for what it finds, after which `needs` and `router_shape` know it here."""
+        if self.process is None:
+            return
+        assert self.process.stdout is not None
+        with suppress(EOFError, pickle.UnpicklingError):  # It ended early.
+            needs, shapes = pickle.load(self.process.stdout)
+            from dsmoe.models.load import SHAPES
+            from dsmoe.models.needs import NEEDS
+
+            NEEDS.update(needs)
+            SHAPES.update(shapes)
+
+
+@contextmanager
+def models_aside(configs: Sequence[Config]) -> Iterator[Aside]:
+    """Begin to find out about the configs' models; it ends with the context, done or not."""
+    if IMPORTED in sys.modules:
+        yield Aside(None)
+        return
+    alike = {(config.model, config.benchmark, config.methods): config for config in configs}
+    command = [sys.executable, "-m", __name__]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError), process.stdin as questions:
+                pickle.dump(list(alike.values()), questions)
+            yield Aside(process)
+        finally:
+            process.kill()
+
+
+def main() -> None:
+    """The second process: configs on standard input, what is known of their models on standard output."""
+    gc.disable()
+    configs = pickle.load(sys.stdin.buffer)
+    from dsmoe.models.load import SHAPES, router_shape
+    from dsmoe.models.needs import NEEDS, needs
+
+    with redirect_stdout(sys.stderr):  # The pipe is for the answers alone.
+        for config in configs:
+            with suppress(InputError):  # What is wrong comes up in the first process too.
+                needs(config)
+                router_shape(config.model)
+    pickle.dump((dict(NEEDS), dict(SHAPES)), sys.stdout.buffer)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
