@@ -10,7 +10,8 @@ from typing import Any
 
 from dsmoe.cell import Cell
 from dsmoe.domains.records import Record, content_hash
-from dsmoe.evaluation.comparison import Outcome, compare, rows
+from dsmoe.evaluation.comparison import compare
+from dsmoe.evaluation.outcome import Outcome, rows
 from dsmoe.evaluation.samples import Sample, write_samples
 from dsmoe.journal import Journal
 from dsmoe.methods import Trial

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmoe.evaluation.comparison import Outcome, PairingError, compare, rows
+from dsmoe.evaluation.comparison import PairingError, compare
+from dsmoe.evaluation.outcome import Outcome, rows
 from dsmoe.evaluation.statistics import Pairs, bootstrap_interval, non_inferiority, smallest_visible_effect
 from dsmoe.results import Comparison, Harm, Row
 

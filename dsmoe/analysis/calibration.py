@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsmoe.evaluation.choice import Point, choose
-from dsmoe.evaluation.comparison import Outcome, compare
+from dsmoe.evaluation.comparison import compare
+from dsmoe.evaluation.outcome import Outcome
 from dsmoe.results import Comparison
 
 Right = NDArray[np.bool_]
