@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -53,6 +54,7 @@ def main() -> int:
     for name in arguments or PARTS:
         module, _, function = (PARTS | ASKED_FOR)[name].partition(":")
         measure: Callable[[], list[Any]] = getattr(import_module(module), function)
+        began = time.perf_counter()
         for one in (measured := measure()):
             line = one.to_json()
             found.append({"part": name, **line})
@@ -60,6 +62,7 @@ def main() -> int:
             table.add_row(one.what, one.anchor, one.reach, *figures, str(line["n"]))
             print(f"{name}: {one.what}: {one.median:.2f} {one.unit}", file=sys.stderr)
         assert measured
+        print(f"{name}: measured in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     file.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     Console(width=140).print(table)
     print(f"bench: {file}")
