@@ -15,9 +15,10 @@ from subprocess import PIPE
 
 from dsmoe.config import Config
 from dsmoe.errors import InputError
+from dsmoe.usage import processors
 
 IMPORTED = "transformers.modeling_utils"
-"""Where this is imported, there is nothing to be won."""
+"""Where this is imported there is nothing to be won, nor on one processor."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Aside:
 @contextmanager
 def models_aside(configs: Sequence[Config]) -> Iterator[Aside]:
     """Begin to find out about the configs' models; it ends with the context, done or not."""
-    if IMPORTED in sys.modules:
+    if IMPORTED in sys.modules or processors() == 1:
         yield Aside(None)
         return
     alike = {(config.model, config.benchmark, config.methods): config for config in configs}

@@ -1,5 +1,6 @@
-"""What work takes on this machine: seconds, and the most memory that the process had while it went on."""
+"""What work has on this machine and what it takes: processors; seconds, and the most memory that its process had."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +10,11 @@ from typing import Any
 
 RESET_PEAK = "5"
 """What, written to clear_refs, has the kernel count the peak of this process anew (proc(5))."""
+
+
+def processors() -> int:
+    """How many of this machine's the process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Usage:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dsmoe.config import ModelConfig
 from dsmoe.doctor.finding import Finding, ask, module, ok, trouble, warning
+from dsmoe.usage import processors
 
 LITTLE_MEMORY = 2e9
 """Bytes; a comparison on the embedded model takes 0.9 GB."""
@@ -44,11 +45,10 @@ def _memory() -> tuple[int, int]:
 
 
 def _threads(torch: dict[str, Any], model: ModelConfig) -> Finding:
-    threads = model.threads or torch["threads"]
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    said = f"torch {torch['version']} with {threads} of {processors} processors"
-    if threads > processors:
-        return warning(f"{said}: more threads than these run more slowly", f"model.threads={processors}")
+    threads, allowed = model.threads or torch["threads"], processors()
+    said = f"torch {torch['version']} with {threads} of {allowed} processors"
+    if threads > allowed:
+        return warning(f"{said}: more threads than these run more slowly", f"model.threads={allowed}")
     return ok(said)
 
 
