@@ -66,27 +66,34 @@ def salient_batches(
             "gradient passes through them exactly; discover on a plain checkpoint and bring discovery.profile"
         )
     routers = find_routers(model)
-    embedding = model.get_input_embeddings()
     if checkpointing is None:
         checkpointing = model.num_parameters() >= CHECKPOINTING_FROM
     again = {layer: _run_again(layer.forward) for layer in decoder_layers(model)} if checkpointing else {}
     with _frozen(model), _listening(routers) as heard, replaced(again):
         for prompts in batches:
-            ids_BT, real_BT = padded(prompts, embedding.weight.device)
-            embedded = embedding(ids_BT).detach().requires_grad_()
-            heard.clear()
-            logits = model(inputs_embeds=embedded, attention_mask=real_BT.long(), use_cache=False).logits
-            choices = [_choice(router, heard, real_BT) for router in routers]
-            loss = _losses(logits, ids_BT, real_BT).sum()
-            (gradient,) = torch.autograd.grad(loss, embedded)
-            saliency_BT = (embedded.detach().float() * gradient.float()).norm(dim=-1)
-            yield SalientBatch(
-                ids_BT[real_BT].cpu(),
-                saliency_BT[real_BT].cpu(),
-                torch.stack([chosen for chosen, _, _ in choices], dim=1).cpu(),
-                torch.stack([weights for _, weights, _ in choices], dim=1).cpu(),
-                torch.stack([near for _, _, near in choices]).sum(dim=0).cpu(),
-            )
+            yield _salient(model, routers, heard, prompts)
+
+
+def _salient(
+    model: "PreTrainedModel", routers: Sequence[Router], heard: dict[int, Any], prompts: list[list[int]]
+) -> SalientBatch:
+    """One batch; of all that it takes only the answer is left when the next one begins."""
+    embedding = model.get_input_embeddings()
+    ids_BT, real_BT = padded(prompts, embedding.weight.device)
+    embedded = embedding(ids_BT).detach().requires_grad_()
+    heard.clear()
+    logits = model(inputs_embeds=embedded, attention_mask=real_BT.long(), use_cache=False).logits
+    choices = [_choice(router, heard, real_BT) for router in routers]
+    loss = _losses(logits, ids_BT, real_BT).sum()
+    (gradient,) = torch.autograd.grad(loss, embedded)
+    saliency_BT = (embedded.detach().float() * gradient.float()).norm(dim=-1)
+    return SalientBatch(
+        ids_BT[real_BT].cpu(),
+        saliency_BT[real_BT].cpu(),
+        torch.stack([chosen for chosen, _, _ in choices], dim=1).cpu(),
+        torch.stack([weights for _, weights, _ in choices], dim=1).cpu(),
+        torch.stack([near for _, _, near in choices]).sum(dim=0).cpu(),
+    )
 
 
 def _losses(logits: torch.Tensor, ids_BT: torch.Tensor, real_BT: torch.Tensor) -> torch.Tensor:
@@ -112,7 +119,7 @@ def _choice(
     """A layer's chosen experts and their weights [N, K], and whether each choice was a near tie [N]."""
     if router.layer not in heard:
         raise RuntimeError(f"layer {router.layer}: the model bypassed its router, so its choices cannot be counted")
-    output = router.read(heard[router.layer])
+    output = router.read(heard.pop(router.layer))
     real = real_BT.flatten()
     return (
         output.chosen[real],

@@ -1,6 +1,7 @@
 """Commands, in processes of their own: help, composing, a sweep of many cells planned, looked at and reported."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -69,11 +70,11 @@ def cells_measures() -> list[Measure]:
 
 
 def _copy(cell: Path, study: Path, cells: int) -> None:
-    """A study of so many cells: copies of a finished one at other strengths."""
+    """A study of so many cells: copies of a finished one at other strengths; files that stay alike are the same."""
     results = json.loads((cell / "results.json").read_text(encoding="utf-8"))
     for number in range(cells):
         name = f"{number:020x}"
-        shutil.copytree(cell, study / name)
+        shutil.copytree(cell, study / name, copy_function=os.link, ignore=shutil.ignore_patterns("results.json"))
         results["cell"] = name
         results["config"]["steering"]["strength"] = float(number)
         for row in results["rows"]:

@@ -26,7 +26,7 @@ from dsmoe.progress import Reporter
 from dsmoe.session import Session
 
 STRENGTHS = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 9, 19, 49)
-ROUNDS = 9
+ROUNDS = 15
 QUICK = "model.pretrain.steps=100"
 """What it has learned is of no matter to how long it takes to answer."""
 

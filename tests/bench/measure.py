@@ -48,10 +48,14 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def in_turn(ours: Callable[[], Any], anchor: Callable[[], Any], rounds: int) -> list[tuple[float, float]]:
-    """Seconds of both, taken in turn, after one round that does not count."""
+    """Seconds of both, taken in turn, either one first every other round, after one round that does not count."""
     ours()
     anchor()
-    return [(seconds(ours), seconds(anchor)) for _ in range(rounds)]
+    pairs = []
+    for number in range(rounds):
+        taken = {work: seconds(work) for work in ((ours, anchor) if number % 2 else (anchor, ours))}
+        pairs.append((taken[ours], taken[anchor]))
+    return pairs
 
 
 def cost(pairs: Sequence[tuple[float, float]]) -> list[float]:
