@@ -87,11 +87,13 @@ def _run(given: list[str]) -> int:
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
     """Look for no garbage: imports and a thousand configs make hardly any, and the search takes a sixth of the time."""
+    collected = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collected:
+            gc.enable()
 
 
 def _function(path: str) -> Callable[..., int]:
