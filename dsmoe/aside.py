@@ -1,10 +1,11 @@
-"""What a second process finds out about models, while this one imports the rest and reads data.
+"""What a second process finds out about models, while this one composes, imports the rest and reads data.
 
 How much a model needs and how it routes is asked of transformers' own code of it, and importing that takes longer than
 to name a thousand cells. What the second process does not know in the end, this one finds out itself.
 """
 
 import gc
+import importlib
 import pickle
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from subprocess import PIPE
+from typing import TYPE_CHECKING
 
-from dsmoe.config import Config
 from dsmoe.errors import InputError
 from dsmoe.usage import processors
+
+if TYPE_CHECKING:
+    from dsmoe.config import Config
 
 IMPORTED = "transformers.modeling_utils"
 """Where this is imported there is nothing to be won, nor on one processor."""
@@ -26,6 +30,15 @@ class Aside:
     """The second process; None where there is none."""
 
     process: subprocess.Popen[bytes] | None
+
+    def ask(self, configs: "Sequence[Config]") -> None:
+        """Say whose models it is about."""
+        if self.process is None:
+            return
+        alike = {(config.model, config.benchmark, config.methods): config for config in configs}
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError), self.process.stdin as questions:
+            pickle.dump(list(alike.values()), questions)
 
     def learn(self) -> None:
         """Wait for what it finds, after which `needs` and `router_shape` know it here."""
@@ -42,18 +55,14 @@ class Aside:
 
 
 @contextmanager
-def models_aside(configs: Sequence[Config]) -> Iterator[Aside]:
-    """Begin to find out about the configs' models; it ends with the context, done or not."""
+def models_aside() -> Iterator[Aside]:
+    """Begin a second process, which imports and waits to be asked; it ends with the context, done or not."""
     if IMPORTED in sys.modules or processors() == 1:
         yield Aside(None)
         return
-    alike = {(config.model, config.benchmark, config.methods): config for config in configs}
     command = [sys.executable, "-m", __name__]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL) as process:
         try:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError), process.stdin as questions:
-                pickle.dump(list(alike.values()), questions)
             yield Aside(process)
         finally:
             process.kill()
@@ -62,10 +71,11 @@ def models_aside(configs: Sequence[Config]) -> Iterator[Aside]:
 def main() -> None:
     """The second process: configs on standard input, what is known of their models on standard output."""
     gc.disable()
-    configs = pickle.load(sys.stdin.buffer)
     from dsmoe.models.load import SHAPES, router_shape
     from dsmoe.models.needs import NEEDS, needs
 
+    importlib.import_module(IMPORTED)
+    configs = pickle.load(sys.stdin.buffer)
     with redirect_stdout(sys.stderr):  # The pipe is for the answers alone.
         for config in configs:
             with suppress(InputError):  # What is wrong comes up in the first process too.

@@ -7,7 +7,8 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from dsmoe.errors import InputError, SteeringError
 from dsmoe.help import VERBS, program_help, verb_help
@@ -75,13 +76,19 @@ def _run(given: list[str]) -> int:
             f"{unknown[0]}: {name} takes {' or '.join(['--help', *sorted(allowed)])} and overrides KEY=VALUE"
         )
     _quiet()
-    with _garbage_kept() if verb.brief else nullcontext():
+    named: dict[str, Any] = {flag.removeprefix("--"): True for flag in verb.flags if flag in flags}
+    with ExitStack() as around:
+        if verb.brief:
+            around.enter_context(_garbage_kept())
+        if verb.aside:
+            named["aside"] = around.enter_context(_function(verb.aside)())
         from dsmoe.compose import compose_cells
 
         cells = compose_cells([*verb.overrides, *overrides], multirun=bool(flags & sweeping))
         if len(cells) > 1 and not verb.sweeps:
             raise InputError(f"{name} runs one config, not a sweep of {len(cells)}; compare sweeps")
-        return _function(verb.run)(cells, **{flag.removeprefix("--"): True for flag in verb.flags if flag in flags})
+        status: int = _function(verb.run)(cells, **named)
+        return status
 
 
 @contextmanager
@@ -96,11 +103,11 @@ def _garbage_kept() -> Iterator[None]:
             gc.enable()
 
 
-def _function(path: str) -> Callable[..., int]:
+def _function(path: str) -> Callable[..., Any]:
     import importlib
 
     module, _, name = path.partition(":")
-    function: Callable[..., int] = getattr(importlib.import_module(module), name)
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
 
 

@@ -18,8 +18,9 @@ class Verb:
     """What a verb does, its own defaults as overrides, and the function that does it, as `module:function`.
 
     `flags` are those that it takes beside overrides; the function gets each as a keyword. A verb that is `brief` reads,
-    says and ends. A verb that is `foreign` is another program's command line: its arguments and its help are left to
-    that.
+    says and ends. `aside` is a context, as `module:function`, that is entered before the configs are composed; the
+    function gets its value by that name. A verb that is `foreign` is another program's command line: its arguments and
+    its help are left to that.
     """
 
     help: str
@@ -29,6 +30,7 @@ class Verb:
     sweeps: bool = False
     flags: tuple[str, ...] = ()
     brief: bool = False
+    aside: str = ""
     foreign: bool = False
 
 
@@ -87,6 +89,7 @@ VERBS = {
         "dsmoe.plan:plan",
         sweeps=True,
         brief=True,
+        aside="dsmoe.aside:models_aside",
     ),
     "doctor": Verb(
         "what is wrong with this machine or cluster, and how to mend it; a tiny job is sent where there is Slurm",

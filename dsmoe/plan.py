@@ -5,21 +5,21 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from dsmoe.aside import models_aside
+from dsmoe.aside import Aside
 from dsmoe.compose import Composed
 
 
-def plan(composed: Sequence[Composed]) -> int:
+def plan(composed: Sequence[Composed], aside: Aside) -> int:
     """Print what every model of the cells needs, and which cells are finished. Runs, writes and loads nothing.
 
     Raises InputError where a model cannot fit, before anything is printed.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    with models_aside([one.config for one in composed]) as aside:
-        from dsmoe.prospect import prospect, read_ahead
+    aside.ask([one.config for one in composed])
+    from dsmoe.prospect import prospect, read_ahead
 
-        read_ahead(composed)
-        aside.learn()
-        lines = prospect(composed)
+    read_ahead(composed)
+    aside.learn()
+    lines = prospect(composed)
     Console(highlight=False, soft_wrap=True).print("\n".join(lines), markup=False)
     return 0

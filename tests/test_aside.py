@@ -13,8 +13,9 @@ import sys
 from dsmoe.aside import models_aside
 from dsmoe.compose import compose_cells
 
-configs = [one.config for one in compose_cells(sys.argv[1:])]
-with models_aside(configs) as aside:
+with models_aside() as aside:
+    configs = [one.config for one in compose_cells(sys.argv[1:])]
+    aside.ask(configs)
     aside.learn()
     process = aside.process
 
