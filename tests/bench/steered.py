@@ -10,7 +10,7 @@ from shapes import model_of_size
 from dsmoe import Steering, steer
 from dsmoe.models.routers import find_routers
 
-PAIRS = 15
+PAIRS = 11
 CALLS = 1000
 
 
