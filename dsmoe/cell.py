@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dsmoe.agenda import Agenda
+from dsmoe.checks import check_inputs, check_room
 from dsmoe.config import GENERATES, Batches, Config, PretrainConfig, SftConfig
-from dsmoe.config.validation import SCHEMA
+from dsmoe.content import depended_on, shown
 from dsmoe.discovery.rule import rule_of
 from dsmoe.discovery.tokens import read_stop_words
 from dsmoe.domains import world
@@ -22,8 +23,6 @@ from dsmoe.stage import Stage, is_finished
 
 PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 4
 """The versions of the stages' code: raise one when that code would give another result."""
-TRANSPORT = ("paths", "cluster", "tracking", "study", "calibration", "analysis")
-"""Keys of the config that no result depends on."""
 
 Key = dict[str, Any]
 
@@ -51,13 +50,15 @@ class Cell:
     def __init__(self, config: Config, node: Node | None = None) -> None:
         self.config = config
         self.inputs = Inputs(config)
+        check_inputs(self.inputs)
         self.agenda = Agenda(config, self.inputs)
         self.node = node or this_node(config.model)
-        self.id = stable_hash({"config": self._scientific, "compare": COMPARE, "stages": [s.hash for s in self.stages]})
+        scientific = depended_on(config, self.node, self.backend_key)
+        self.id = stable_hash({"config": scientific, "compare": COMPARE, "stages": [s.hash for s in self.stages]})
         self.results = Path(config.paths.results)
         self.folder = self.results / config.study / self.id
         if not is_finished(self.folder):
-            self.inputs.check_room()
+            check_room(config)
 
     @cached_property
     def pretrain(self) -> Stage | None:
@@ -231,32 +232,4 @@ class Cell:
     @property
     def content(self) -> Key:
         """The config as results show it: all but where it runs and where results lie."""
-        # As `asdict` has it, which takes nine times as long.
-        content: Key = SCHEMA.dump_python(self.config)
-        return {key: value for key, value in content.items() if key not in TRANSPORT}
-
-    @property
-    def _scientific(self) -> Key:
-        """The config as it comes out here: the device that `auto` means.
-
-        Without paths, whose content stages know, and without what spreads or saves memory and changes no bit.
-        """
-        content = self.content
-        content["model"] |= {"device": self.node.device, "threads": self.node.threads}
-        for group, key in (
-            ("model", "path"),
-            ("model", "device_map"),
-            ("dataset", "path"),
-            ("benchmark", "path"),
-            ("discovery", "checkpointing"),
-            ("discovery", "profile"),
-            ("steering", "file"),
-            ("sft", "adapter"),
-        ):
-            content[group][key] = None
-        # Cells of transformers are known by what they were before there was another backend.
-        if content.pop("backend") == "transformers":
-            del content["vllm"]
-        else:
-            content["vllm"] = self.backend_key
-        return content
+        return shown(self.config)

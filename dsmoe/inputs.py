@@ -1,60 +1,27 @@
-"""What a config names: its data set, its tasks, the files that the user brings; looked up and checked.
+"""What a config names: its data set, its tasks, the files that the user brings; looked up when they are asked for.
 
 Nothing here writes, and no weights are loaded.
 """
 
-import logging
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
-from dsmoe import plugins
-from dsmoe.baselines.adapter import check_adapter
-from dsmoe.config import AUTO, GENERATES, Config, Origin, SteeringConfig
+from dsmoe.config import Config, Origin
 from dsmoe.discovery.profile import ExpertProfile
-from dsmoe.discovery.rule import rule_of
-from dsmoe.domains import world
 from dsmoe.domains.prompts import Scoring
 from dsmoe.domains.splits import Splits
-from dsmoe.errors import InputError
 from dsmoe.evaluation.task import Task
-from dsmoe.methods import ORACLE, Recipe, candidates, known, open_settings, recipe, settings, suggestion
-from dsmoe.models.chat import check_chat
-from dsmoe.models.checkpoint import model_config
-from dsmoe.models.fit import check_fits, check_processes, machine
-from dsmoe.models.load import context_length, router_shape
-from dsmoe.models.needs import needs
-from dsmoe.models.planted import PlantedExperts
-from dsmoe.models.routers import RouterShape
-from dsmoe.parts import TASKS, Part, Read, examples_of, part_of, read_of, split_of, task_of
+from dsmoe.methods import Recipe, recipe
+from dsmoe.parts import Part, Read, examples_of, part_of, read_of, split_of, task_of
 from dsmoe.remembered import remembered
-from dsmoe.serving import check_served
-from dsmoe.steering.selection import expert_count, in_window
-from dsmoe.steering.steering import Steering, check_mode
-
-FEWEST = 50
-"""Dev questions of the target on which something may be chosen."""
-
-log = logging.getLogger(__name__)
-
-
-@cache
-def _warn(line: str) -> None:
-    """Say it once, however many cells it holds for."""
-    log.warning(line)
+from dsmoe.steering.steering import Steering
 
 
 class Inputs:
-    """The inputs of one config. Raises InputError, on making, for whatever in it, or in its files, cannot be run."""
+    """The inputs of one config. Each raises InputError where it cannot be had; `checks` goes through all of them."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._check_names()
-        self._check_domains()
-        self._check_evidence()
-        self._check_model()
-        self._check_generation()
-        if config.backend == "vllm":
-            check_served(config, self.own_steering)
 
     @cached_property
     def splits(self) -> Splits:
@@ -144,117 +111,3 @@ class Inputs:
         """The adapter that the user brings in place of fine-tuning."""
         path = self.config.sft.adapter
         return None if path is None else Path(path)
-
-    def _check_names(self) -> None:
-        rule_of(self.config.discovery.rule)
-        for method in self.config.methods:
-            if method not in known():
-                near = plugins.did_you_mean(method, known())
-                raise InputError(f"methods: {method!r} is not one of {', '.join(known())}{near}")
-        benchmark = self.config.benchmark
-        metrics = plugins.load(TASKS, benchmark.task, "benchmark.task").METRICS
-        if benchmark.metric not in metrics:
-            raise InputError(
-                f"benchmark.metric: {benchmark.metric!r} is none of {benchmark.task}'s: {', '.join(metrics)}"
-            )
-
-    def _check_domains(self) -> None:
-        target = self.config.domain
-        for key, domain in (("domain", target), *(("benchmark.non_target", d) for d in self.domains[1:])):
-            self._check_domain(key, domain)
-            if not self.questions("test", domain).records:
-                tested = ", ".join(self.splits.tested)
-                raise InputError(f"{key}: {domain!r} has no test questions; there are some of {tested or 'no domain'}")
-        if len(set(self.domains)) < len(self.domains):
-            twice = ", ".join(self.domains)
-            raise InputError(f"benchmark.non_target: a domain is named twice, or is the target: {twice}")
-        if "other_domain" in self.config.methods:
-            key = "discovery.other_domain"
-            self._check_domain(key, self.other_domain)
-            if self.other_domain == target:
-                raise InputError(f"{key}: {target!r} is the target domain; name another, or leave out the method")
-
-    def _check_domain(self, key: str, domain: str) -> None:
-        if domain not in (named := self.splits.domains):
-            raise InputError(f"{key}: {domain!r} is not one of {', '.join(named)}{plugins.did_you_mean(domain, named)}")
-
-    def _check_evidence(self) -> None:
-        """Refuse what has no questions to learn from, or too few to choose on."""
-        config = self.config
-        found = [one for method in config.methods if (one := self.recipe(method))]
-        if self.own_profile is not None:
-            found = [one for one in found if one.domain != config.domain]
-        wanted = {one.domain for one in found} | ({config.domain} if config.fine_tunes else set())
-        for domain in sorted(wanted):
-            if not self.discover_part((domain,)).records:
-                raise InputError(f"domain: {domain!r} has no questions in the discover split")
-        for one in found:
-            if rule_of(one.rule).contrasts and not self.discover_part(self.contrast(one.domain)).records:
-                raise InputError(f"methods: {one.rule} holds {one.domain!r} against other domains; there are none")
-        opened = [name for method in config.methods for name in open_settings(settings(method, config))]
-        if opened and config.benchmark.source is not None:
-            raise InputError(
-                f"{_key(opened[0])}: auto chooses on the data set's dev questions, which are of another kind than "
-                f"those of benchmark.source={config.benchmark.source}; choose there, and carry the settings over"
-            )
-        if opened and (questions := len(self.questions("dev", config.domain).records)) < FEWEST:
-            raise InputError(
-                f"{_key(opened[0])}: auto chooses on the "
-                f"{questions} dev questions of {config.domain!r}; it wants at least {FEWEST}"
-            )
-
-    def _check_generation(self) -> None:
-        benchmark, model = self.config.benchmark, self.config.model
-        if benchmark.task not in GENERATES:
-            return
-        context = context_length(model)
-        if context is not None and benchmark.max_new_tokens >= context:
-            raise InputError(
-                f"benchmark.max_new_tokens: {benchmark.max_new_tokens} leaves no room for a question in "
-                f"{model.name}'s context of {context} tokens"
-            )
-        if self.config.generation.chat_template:
-            check_chat(model, self.config.generation)
-
-    def check_room(self) -> None:
-        """Warn, or raise InputError, where the model does not fit this machine, as far as can be known beforehand."""
-        there = machine(self.config.cluster, self.config.model)
-        for line in check_fits(needs(self.config), there):
-            _warn(line)
-        check_processes(self.config, there)
-
-    def _check_model(self) -> None:
-        pretrain = self.config.model.pretrain
-        if pretrain is not None and pretrain.planted_loss is not None:
-            PlantedExperts.draw(world.DOMAINS, pretrain)
-        elif ORACLE in self.config.methods:
-            raise InputError("methods: oracle steers planted experts, and this model has none; choose model=planted")
-        shape = router_shape(self.config.model)
-        for method in {"dsmoe": None, **dict.fromkeys(self.config.methods)}:
-            if isinstance(of := settings(method, self.config), SteeringConfig):
-                for steering in candidates(of):
-                    assert isinstance(steering, SteeringConfig)
-                    self._check_steering(method, steering, shape)
-        if self.own_steering is not None:
-            self.own_steering.check_fit(shape)
-        if self.own_adapter is not None:
-            check_adapter(self.own_adapter)
-            if self.config.model.path is not None:
-                from dsmoe.baselines.lora import check_fit
-
-                check_fit(self.own_adapter, model_config(self.config.model))
-
-    def _check_steering(self, method: str, steering: SteeringConfig, shape: RouterShape) -> None:
-        """Raise InputError where a method cannot steer so, as far as that can be known before discovery."""
-        fixed = suggestion(method)
-        check_mode(fixed.mode or steering.mode, shape.architecture)
-        experts = {layer: count for layer, count in shape.num_experts.items() if in_window(layer, steering.layers)}
-        assert steering.num_experts != AUTO
-        expert_count(steering.num_experts, sum(experts.values()), steering.layers)
-        if self.own_profile is not None and method == "dsmoe":
-            Steering.suggested(self.own_profile, steering).check_fit(shape)
-
-
-def _key(setting: str) -> str:
-    """The config key of a setting that dev may decide."""
-    return f"{'sft' if setting in ('epochs', 'learning_rate') else 'steering'}.{setting}"

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dsmoe.cell import Cell
+from dsmoe.checks import check_inputs
 from dsmoe.cli import main
 from dsmoe.compose import compose_cells
 from dsmoe.config import Config
@@ -430,7 +431,7 @@ def test_a_question_that_was_learned_from_is_refused(
         path = write_jsonl([*gpqa_rows(6), leak(row)], tmp_path / "gpqa.jsonl")
         command = ["compare", *place.command("gpqa=gpqa.csv", "domain=physics", f"benchmark.path={path}")]
         if not kept:  # The data set's own test split is never seen.
-            Inputs(place.config("gpqa=gpqa.csv", "domain=physics", f"benchmark.path={path}"))
+            check_inputs(Inputs(place.config("gpqa=gpqa.csv", "domain=physics", f"benchmark.path={path}")))
             continue
         assert main([*command, f"paths.results={tmp_path / 'results'}"]) == 2
         said = capsys.readouterr().err

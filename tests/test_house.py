@@ -17,6 +17,8 @@ FLOORS = [
         "parts",
         "agenda",
         "cell",
+        "checks",
+        "content",
         "methods",
         "tuning",
         "analyze",

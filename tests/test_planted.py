@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeForCausalLM
 
+from dsmoe.checks import check_inputs
 from dsmoe.compose import compose_cells
 from dsmoe.config import PretrainConfig
 from dsmoe.domains import world
@@ -181,7 +182,7 @@ def test_refuses_what_is_no_truth(content: str | None, fragment: str, tmp_path: 
 def test_too_few_experts_are_refused_before_anything_is_run() -> None:
     (composed,) = compose_cells(["model=planted", "model.pretrain.num_experts=11"])
     with pytest.raises(InputError, match="6 domains want 2 planted experts each, but a layer has 11"):
-        Inputs(composed.config)
+        check_inputs(Inputs(composed.config))
 
 
 def test_refuses_too_few_experts_and_a_domain_that_is_not_there() -> None:

@@ -19,9 +19,9 @@ import pytest
 from conftest import random_model, random_records, word_tokenizer
 from pyarrow import parquet
 
-from dsmoe.cell import TRANSPORT
 from dsmoe.cli import main
 from dsmoe.compose import compose_cells
+from dsmoe.content import TRANSPORT
 from dsmoe.report import kept
 from dsmoe.report.repeat import command
 from dsmoe.report.table import numbers
