@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from subprocess import PIPE
@@ -71,11 +72,13 @@ def models_aside() -> Iterator[Aside]:
 def main() -> None:
     """The second process: configs on standard input, what is known of their models on standard output."""
     gc.disable()
-    from dsmoe.models.load import SHAPES, router_shape
-    from dsmoe.models.needs import NEEDS, needs
+    with ThreadPoolExecutor() as reader:  # A long question would fill the pipe, and its asker wait for the imports.
+        asked = reader.submit(sys.stdin.buffer.read)
+        from dsmoe.models.load import SHAPES, router_shape
+        from dsmoe.models.needs import NEEDS, needs
 
-    importlib.import_module(IMPORTED)
-    configs = pickle.load(sys.stdin.buffer)
+        importlib.import_module(IMPORTED)
+        configs = pickle.loads(asked.result())
     with redirect_stdout(sys.stderr):  # The pipe is for the answers alone.
         for config in configs:
             with suppress(InputError):  # What is wrong comes up in the first process too.
