@@ -19,9 +19,11 @@ MEET = "echo $SLURM_ARRAY_TASK_ID >>met; for i in $(seq 100); do [ $(wc -l <met)
 
 
 def slurm(*command: str, status: int = 0) -> str:
+    """What a command answers, or how it complains where it is to fail."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == status, (done.stdout, done.stderr)
-    return done.stdout + done.stderr
+    # srun that had to wait says so on standard error.
+    return done.stderr if status else done.stdout
 
 
 def submit(script: str, *options: str) -> str:
@@ -77,7 +79,12 @@ def test_accounting_remembers_how_jobs_ended() -> None:
 @pytest.mark.parametrize(("count", "devices"), [(1, {"0", "1"}), (2, {"0,1"})])
 def test_gpus_are_handed_out(count: int, devices: set[str]) -> None:
     said = slurm("srun", f"--gpus-per-node={count}", "sh", "-c", "echo ${CUDA_VISIBLE_DEVICES}")
-    assert said.splitlines()[-1] in devices
+    assert said.strip() in devices
+
+
+def test_gpus_are_waited_for() -> None:
+    submit("sleep 2", "--gpus-per-node=2")
+    assert slurm("srun", "--gpus-per-node=2", "sh", "-c", "echo ${CUDA_VISIBLE_DEVICES}") == "0,1\n"
 
 
 def test_jobs_side_by_side_do_not_share_a_gpu(folder: Path) -> None:
@@ -157,7 +164,7 @@ def test_a_killed_cluster_comes_back_without_its_jobs(killed: tuple[str, ...], o
     assert (done.returncode, "is up after" in done.stderr) == (0, True)
     eventually(lambda: not Path(f"/proc/{Path('pid').read_text().strip()}/cwd").exists())
     assert subprocess.run(["squeue", "--noheader"], env=other, check=True, capture_output=True).stdout == b""
-    subprocess.run(["srun", "true"], env=other, check=True, timeout=10)
+    subprocess.run(["srun", "true"], env=other, check=True, timeout=60)
 
 
 def runs_on(environment: dict[str, str], pid: Path) -> int:
