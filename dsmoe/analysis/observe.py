@@ -35,7 +35,7 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """What one router made of them; tensors are float32 and on the model's device."""
+    """What one router made of them; tensors are float32 and on the device of its layer."""
 
     row: int
     """The router's number among those of the model, from 0; `router.layer` is its decoder layer."""
@@ -127,14 +127,15 @@ def read(
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
             said = router.read(output)
             hidden = inputs[0].flatten(0, -2)
+            kept = kept_N.to(hidden.device)
             tell(
                 Routed(
                     row,
                     router,
-                    hidden[kept_N].float(),
-                    said.logits[kept_N].float(),
-                    said.weights[kept_N].float(),
-                    said.chosen[kept_N],
+                    hidden[kept].float(),
+                    said.logits[kept].float(),
+                    said.weights[kept].float(),
+                    said.chosen[kept],
                 )
             )
             heard.add(row)

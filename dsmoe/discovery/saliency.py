@@ -120,12 +120,11 @@ def _choice(
     if router.layer not in heard:
         raise RuntimeError(f"layer {router.layer}: the model bypassed its router, so its choices cannot be counted")
     output = router.read(heard.pop(router.layer))
+    near = near_tie(router.choice_scores(output.logits), router.top_k)
+    # Layers may lie on several GPUs, and only the model's own output comes back to the first.
+    chosen, weights, near = (found.to(real_BT.device) for found in (output.chosen, output.weights, near))
     real = real_BT.flatten()
-    return (
-        output.chosen[real],
-        output.weights[real].float(),
-        near_tie(router.choice_scores(output.logits), router.top_k)[real],
-    )
+    return chosen[real], weights[real].float(), near[real]
 
 
 @contextmanager
