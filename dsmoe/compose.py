@@ -29,6 +29,8 @@ from dsmoe.plugins import did_you_mean
 LAUNCHER = TypeAdapter(LauncherConfig)
 GROUPS = ("conf", "")
 """Where groups' folders are, below the root: `sweeps` lies beside `conf`."""
+REFERENCE = re.compile(r"\$\{(?!oc\.env:)")
+"""What takes a value from elsewhere in the config."""
 MISSING = '"???"'
 """How a value that is still to be given stands in JSON."""
 IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -85,7 +87,8 @@ class _Composer:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._contents: dict[tuple[str, ...], str] = {}
+        self._contents: dict[tuple[str, ...], str | None] = {}
+        """Contents by the files that were chosen; None where a key takes its value from another, which may change."""
         self._parsed: dict[str, tuple[Override, bool]] = {}
         """Overrides by their lines, and which of them choose a file."""
 
@@ -97,8 +100,12 @@ class _Composer:
         given = [self._parsed[line] for line in overrides]
         files = tuple(_line(override) for override, chooses in given if chooses)
         if files not in self._contents:
-            self._contents[files] = json.dumps(OmegaConf.to_container(_compose(files, self._root), resolve=True))
-        content = json.loads(self._contents[files])
+            composed = _compose(files, self._root)
+            refers = REFERENCE.search(json.dumps(OmegaConf.to_container(composed)))
+            self._contents[files] = None if refers else json.dumps(OmegaConf.to_container(composed, resolve=True))
+        if (known := self._contents[files]) is None:
+            return _checked(_compose(overrides, self._root))
+        content = json.loads(known)
         for override, chooses in given:
             if not chooses and not _is_set(override, content):
                 return _checked(_compose(overrides, self._root))

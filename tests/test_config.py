@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -234,6 +235,19 @@ def test_sweep_order_is_that_of_the_command_line() -> None:
     ]
     cells = compose("discovery=glob(*)", multirun=True)
     assert [cell.discovery.rule for cell in cells] == [choice for group, choice in CHOICES if group == "discovery"]
+
+
+def test_a_key_takes_the_value_that_another_has_in_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sweep as alone: cells are not composed by Hydra one by one."""
+    for folder in ("conf", "sweeps"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    text = "# @package _global_\nstudy: of-${domain}\nseed: ${model.pretrain.seed}\n"
+    (tmp_path / "sweeps" / "mine.yaml").write_text(text)
+    monkeypatch.setattr("dsmoe.compose.config_root", lambda: tmp_path)
+    mine = ("+sweeps=mine", "model.pretrain.seed=3")
+    alone = [compose(*mine, f"domain={domain}")[0] for domain in ("biology", "languages")]
+    assert [(config.study, config.seed) for config in alone] == [("of-biology", 3), ("of-languages", 3)]
+    assert compose(*mine, "domain=biology,languages", multirun=True) == alone
 
 
 def test_the_command_line_beats_a_sweep_file() -> None:
