@@ -8,18 +8,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SHARED, WORDS, random_model, random_records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from dsmoe import ExpertProfile, InputError, Record, Steering, discover, steer
 from dsmoe.discovery.saliency import SalientBatch, salient_batches
+from dsmoe.discovery.texts import Markers
 from dsmoe.discovery.tokens import CONTENT, IGNORED, PLAIN, TokenKinds, read_stop_words
 from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
 from dsmoe.domains.records import LETTERS
@@ -205,6 +207,13 @@ def test_kinds_of_tokens() -> None:
         assert kinds(torch.tensor(tokenizer.convert_tokens_to_ids([word])).numpy()).tolist() == [kind], word
 
 
+def test_an_id_beyond_the_tokenizer_is_in_no_count() -> None:
+    """A model with a padded vocabulary may generate one."""
+    tokenizer = blank_tokenizer()
+    kinds, known = TokenKinds(tokenizer, ["The"]), tokenizer.convert_tokens_to_ids("B")
+    assert kinds(np.array([known, 10 * len(tokenizer), known], dtype=np.int32)).tolist() == [CONTENT, IGNORED, CONTENT]
+
+
 def test_english_stop_words_are_those_that_scikit_learn_gives() -> None:
     """They are read from its file, past its public name."""
     assert read_stop_words("english") == sorted(ENGLISH_STOP_WORDS)
@@ -298,6 +307,19 @@ def test_a_marker_counts_the_tokens_of_its_text(tokenizer: Any) -> None:
     with pytest.raises(InputError, match=r"discovery\.markers: 'nowhere' does not occur"):
         profile.scored("rice")
     assert torch.isfinite(profile.scored("rice", markers={"Answer:": 1.0}).scores).all()
+
+
+def test_a_marker_of_several_words_is_found_where_spaces_belong_to_tokens() -> None:
+    """As SentencePiece has it, which drops the space before a token that is decoded alone."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer, trained.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    text = "Wait, let me see the answer"
+    trained.train_from_iterator([text], trainers.BpeTrainer(vocab_size=40, special_tokens=["<unk>"]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained, unk_token="<unk>")
+    ids = tokenizer(text).input_ids
+    found = Markers(tokenizer, ["let me", "see the", "ethe", "Wait"])(ids)
+    assert found.any(axis=1).tolist() == [True, True, False, True]
+    assert tokenizer.decode([token for token, marked in zip(ids, found[0], strict=True) if marked]) == "let me"
 
 
 def test_gate_weights_sum_up_what_routers_gave(model: PreTrainedModel, tokenizer: Any) -> None:

@@ -109,7 +109,10 @@ class Markers:
 
     def _piece(self, token: int) -> str:
         if token not in self._pieces:
-            self._pieces[token] = self._tokenizer.decode([token])
+            piece = self._tokenizer.decode([token])
+            # SentencePiece drops the space that a decoded text begins with.
+            spaced = str(self._tokenizer.convert_ids_to_tokens(token)).startswith("▁")
+            self._pieces[token] = f" {piece}" if spaced else piece
         return self._pieces[token]
 
 

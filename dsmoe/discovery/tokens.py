@@ -29,6 +29,9 @@ class TokenKinds:
 
     def __call__(self, ids: NDArray[np.int32]) -> NDArray[np.uint8]:
         """The kinds of token ids [tokens]."""
+        # Models have more ids than their tokenizers know of, and may generate them.
+        if more := max(0, int(ids.max(initial=0)) + 1 - len(self._kinds)):
+            self._kinds = np.append(self._kinds, np.full(more, UNSEEN, dtype=np.uint8))
         for token in np.unique(ids[self._kinds[ids] == UNSEEN]):
             self._kinds[token] = self._kind(int(token))
         return self._kinds[ids]

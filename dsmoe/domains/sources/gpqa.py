@@ -29,7 +29,7 @@ def _question(row: Any) -> Any:
     tells nothing of the answer and is the same in every run; lm-eval draws another order in each.
     """
     row = renamed(row, FIELDS)
-    if isinstance(row, ValueError):
+    if not isinstance(row, dict):
         return row
     question, choices = row["question"], [row.pop(name) for name in CHOICES]
     options = sorted(choices, key=lambda choice: hashlib.sha256(f"{question}\n{choice}".encode()).hexdigest())
