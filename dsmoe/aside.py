@@ -74,6 +74,7 @@ def main() -> None:
     gc.disable()
     with ThreadPoolExecutor() as reader:  # A long question would fill the pipe, and its asker wait for the imports.
         asked = reader.submit(sys.stdin.buffer.read)
+        from dsmoe.methods import discovers
         from dsmoe.models.load import SHAPES, router_shape
         from dsmoe.models.needs import NEEDS, needs
 
@@ -82,7 +83,7 @@ def main() -> None:
     with redirect_stdout(sys.stderr):  # The pipe is for the answers alone.
         for config in configs:
             with suppress(InputError):  # What is wrong comes up in the first process too.
-                needs(config)
+                needs(config, discovers(config))
                 router_shape(config.model)
     pickle.dump((dict(NEEDS), dict(SHAPES)), sys.stdout.buffer)
     sys.stdout.flush()

@@ -6,11 +6,12 @@ from functools import cache
 from dsmoe import plugins
 from dsmoe.baselines.adapter import check_adapter
 from dsmoe.config import AUTO, GENERATES, Config, SteeringConfig
+from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.discovery.rule import rule_of
 from dsmoe.domains import world
 from dsmoe.errors import InputError
 from dsmoe.inputs import Inputs
-from dsmoe.methods import ORACLE, candidates, known, open_settings, settings, suggestion
+from dsmoe.methods import ORACLE, candidates, discovers, known, open_settings, settings, suggestion
 from dsmoe.models.chat import check_chat
 from dsmoe.models.checkpoint import model_config
 from dsmoe.models.fit import check_fits, check_processes, machine
@@ -43,7 +44,7 @@ def check_inputs(inputs: Inputs) -> None:
 def check_room(config: Config) -> None:
     """Warn, or raise InputError, where the model does not fit this machine, as far as can be known beforehand."""
     there = machine(config.cluster, config.model)
-    for line in check_fits(needs(config), there):
+    for line in check_fits(needs(config, discovers(config)), there):
         _warn(line)
     check_processes(config, there)
 
@@ -88,6 +89,7 @@ def _check_evidence(inputs: Inputs) -> None:
     config = inputs.config
     found = [one for method in config.methods if (one := inputs.recipe(method))]
     if inputs.own_profile is not None:
+        _check_profile(inputs.own_profile, config)
         found = [one for one in found if one.domain != config.domain]
     wanted = {one.domain for one in found} | ({config.domain} if config.fine_tunes else set())
     for domain in sorted(wanted):
@@ -107,6 +109,19 @@ def _check_evidence(inputs: Inputs) -> None:
             f"{_key(opened[0])}: auto chooses on the "
             f"{questions} dev questions of {config.domain!r}; it wants at least {FEWEST}"
         )
+
+
+def _check_profile(profile: ExpertProfile, config: Config) -> None:
+    """Refuse a profile of other experts than those that `dsmoe` and its controls claim to steer."""
+    for key, wanted, has in (
+        ("discovery.rule", config.discovery.rule, profile.rule),
+        ("domain", config.domain, profile.domain),
+    ):
+        if has != wanted:
+            raise InputError(
+                f"discovery.profile: {config.discovery.profile} is of {key} {has!r}, but {key} is {wanted!r}; to steer "
+                "by it all the same, write a steering file and name it: methods=[base,steering] steering.file=FILE"
+            )
 
 
 def _check_model(inputs: Inputs) -> None:
@@ -138,9 +153,23 @@ def _check_steering(inputs: Inputs, method: str, steering: SteeringConfig, shape
     check_mode(fixed.mode or steering.mode, shape.architecture)
     experts = {layer: count for layer, count in shape.num_experts.items() if in_window(layer, steering.layers)}
     assert steering.num_experts != AUTO
-    expert_count(steering.num_experts, sum(experts.values()), steering.layers)
+    assert steering.strength != AUTO
+    count = expert_count(steering.num_experts, sum(experts.values()), steering.layers)
+    forced = (fixed.mode or steering.mode) == "force" and steering.strength
+    most = sum(_most(width, shape.top_k, fixed.within_top_k, forced) for width in experts.values())
+    if fixed.top_p is None and count > most:
+        raise InputError(
+            f"steering.num_experts: {count} experts are more than the {most} that {method} can steer in {len(experts)} "
+            f"layers with top-{shape.top_k}"
+        )
     if inputs.own_profile is not None and method == "dsmoe":
         Steering.suggested(inputs.own_profile, steering).check_fit(shape)
+
+
+def _most(width: int, top_k: int, within_top_k: bool, forced: float) -> int:
+    """How many of a layer's experts may be steered; `forced` is the strength where they are forced in or out."""
+    into = top_k if forced > 0 else width - top_k if forced < 0 else width
+    return min(width, into, top_k if within_top_k else width)
 
 
 def _check_generation(inputs: Inputs) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from dsmoe.cell import Cell
 from dsmoe.config import AUTO, GENERATES, SftConfig
 from dsmoe.domains.prompts import discovery_prompt, evaluation_prompt
-from dsmoe.methods import candidates, settings
+from dsmoe.methods import candidates, discovers, settings
 from dsmoe.models.duration import Work, backward, forward, tokens_of, training
 from dsmoe.models.forwards import CHECKPOINTING_FROM
 from dsmoe.models.needs import EXAMPLES, Needs, needs
@@ -42,7 +42,7 @@ class Effort:
 
 def efforts(cell: Cell) -> list[Effort]:
     """All stages that the cell stands on, each once, in the order in which they are wanted."""
-    config, model, key = cell.config, needs(cell.config), stable_hash(cell.model_key)
+    config, model, key = cell.config, needs(cell.config, discovers(cell.config)), stable_hash(cell.model_key)
     found = []
     if cell.pretrain is not None:
         pretrain = config.model.pretrain

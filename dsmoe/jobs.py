@@ -26,7 +26,8 @@ from dsmoe.launch.state import State, now
 from dsmoe.launch.status import paragraph
 from dsmoe.launch.submission import Array, Submission, here, new_folder
 from dsmoe.launch.survey import BROKEN, UNSETTLED, Seen, counted, only, survey
-from dsmoe.launch.wait import wait
+from dsmoe.launch.wait import Place, wait
+from dsmoe.methods import discovers
 from dsmoe.models.fit import gigabytes, gpus, job_node, machine
 from dsmoe.models.load import device_of
 from dsmoe.models.needs import needs
@@ -55,14 +56,20 @@ class Work:
         there = machine(config.cluster, config.model)
         count = there.gpus
         if count and not config.fine_tunes:
-            count = min(count, gpus(needs(config).total, there.gpu_memory))
+            spread = config.vllm.tensor_parallel if config.backend == "vllm" else 1
+            count = min(count, max(gpus(self._room, there.gpu_memory), spread))
         return Resources(config.cluster, count, self.cell.node.threads)
+
+    @property
+    def _room(self) -> int:
+        """Bytes at the peak."""
+        return needs(self.cell.config, discovers(self.cell.config)).total
 
     @property
     def fits(self) -> str:
         """What would hold it, for those whose memory ran out."""
         config = self.cell.config
-        total, there = needs(config).total, machine(config.cluster, config.model)
+        total, there = self._room, machine(config.cluster, config.model)
         counted = ", fine-tuning not counted" if config.fine_tunes else ""
         if there.gpus:
             room = f"cluster.gpus={gpus(total, there.gpu_memory)} of {there.gpu_memory / 1e9:.3g} GB"
@@ -74,8 +81,8 @@ class Work:
         )
 
 
-Studies = dict[tuple[Path, str], dict[str, Work]]
-"""What is launched, by its results folder and study, and by its cell."""
+Studies = dict[Place, dict[str, Work]]
+"""What is launched, by where it lies and by its cell."""
 
 
 def launch(composed: Sequence[Composed], reporter: Reporter, show: Callable[[Path], None]) -> int:
@@ -103,13 +110,15 @@ def launch(composed: Sequence[Composed], reporter: Reporter, show: Callable[[Pat
     except KeyboardInterrupt:
         reporter.say("interrupted; the jobs go on: the same command waits for them again, dsmoe status shows them")
         return INTERRUPTED
-    for works in studies.values():
+    failed = 0
+    for place, works in studies.items():
         for cell, work in works.items():
-            if found[cell].condition == "finished":
+            if (seen := found[place][cell]).condition == "finished":
                 show(work.cell.folder)
             else:
-                reporter.say(paragraph(found[cell]))
-    return int(any(seen.condition != "finished" for seen in found.values()))
+                reporter.say(paragraph(seen))
+                failed = 1
+    return failed
 
 
 def run_frozen(frozen: Frozen, reporter: Reporter) -> None:
@@ -138,30 +147,30 @@ def run_frozen(frozen: Frozen, reporter: Reporter) -> None:
     run_cell(cell, reporter, frozen.sweep)
 
 
-def _settled(studies: Studies, reporter: Reporter) -> dict[str, Seen]:
+def _settled(studies: Studies, reporter: Reporter) -> dict[Place, dict[str, Seen]]:
     """What became of all cells, once those that it may help were tried again as often as their config wants."""
-    tries: Counter[str] = Counter()
+    tries: Counter[tuple[Place, str]] = Counter()
 
-    def to_retry(work: Work, seen: Seen) -> bool:
+    def to_retry(place: Place, work: Work) -> bool:
+        seen = found[place][work.cell.id]
         # What is wrong with the input, or too large, would fail the same way again.
         may_help = seen.condition in BROKEN and seen.cause in ("", "error")
-        return may_help and tries[seen.cell] < work.cell.config.cluster.retries
+        return may_help and tries[place, work.cell.id] < work.cell.config.cluster.retries
 
     while True:
         found = wait({place: list(works) for place, works in studies.items()}, reporter)
         again = {
-            place: [cell for cell, work in works.items() if to_retry(work, found[cell])]
-            for place, works in studies.items()
+            place: [cell for cell, work in works.items() if to_retry(place, work)] for place, works in studies.items()
         }
         if not any(again.values()):
             return found
         for place, cells in again.items():
-            tries.update(cells)
+            tries.update((place, cell) for cell in cells)
             if cells:
                 _submit(place, studies[place], cells, reporter)
 
 
-def _submit(place: tuple[Path, str], works: Mapping[str, Work], chosen: Collection[str], reporter: Reporter) -> None:
+def _submit(place: Place, works: Mapping[str, Work], chosen: Collection[str], reporter: Reporter) -> None:
     """Submit those of the chosen cells that are neither finished nor in the queue, and say what was done."""
     results, study = place
     folder = jobs_folder(results, study)

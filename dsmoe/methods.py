@@ -81,6 +81,24 @@ def recipe(method: str, config: Config, other_domain: str) -> Recipe | None:
     return Recipe(rule, domain, suggestion(method))
 
 
+def scored(config: Config, other_domain: str) -> list[Recipe]:
+    """The recipes whose experts are scored here, each once; `dsmoe` takes those of a profile that the user brings."""
+    recipes = [one for method in config.methods if (one := recipe(method, config, other_domain))]
+    own = recipe("dsmoe", config, other_domain) if config.discovery.profile else None
+    return list({(one.rule, one.domain): one for one in recipes if one != own}.values())
+
+
+def counted(config: Config, of: Recipe) -> bool:
+    """Whether the choices of the recipe's own domain are counted here: a profile of the target has them."""
+    return config.discovery.profile is None or of.domain != config.domain
+
+
+def discovers(config: Config) -> bool:
+    """Whether anything is discovered here."""
+    # What the other domain is takes the data to know; that it is another one does not.
+    return any(counted(config, one) or rule_of(one.rule).contrasts for one in scored(config, other_domain=""))
+
+
 def tuned_as(method: str) -> str:
     """The method whose choice on dev a method takes over: controls steer as that which they control."""
     return "dsmoe" if method in CONTROLS else method

@@ -7,6 +7,7 @@ from pathlib import Path
 from dsmoe.cell import Cell
 from dsmoe.compose import Composed
 from dsmoe.forecast import Kind, Outlook, forecast, named
+from dsmoe.methods import discovers
 from dsmoe.models import checkpoint
 from dsmoe.models.fit import USUAL, Machine, check_fits, gigabytes, gpus, job_node, machine
 from dsmoe.models.needs import Needs, needs
@@ -27,7 +28,7 @@ def prospect(composed: Sequence[Composed]) -> list[str]:
     """What every model of the cells needs, and which cells are finished. Raises InputError where one cannot fit."""
     models: dict[tuple[Needs, Machine], list[str]] = {}
     for one in composed:
-        found, there = needs(one.config), machine(one.config.cluster, one.config.model)
+        found, there = needs(one.config, discovers(one.config)), machine(one.config.cluster, one.config.model)
         models[found, there] = check_fits(found, there)
     lines: list[str] = []
     for (found, there), warnings in models.items():

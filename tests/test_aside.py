@@ -21,12 +21,13 @@ with models_aside() as aside:
 
 import dsmoe.models.load as load
 import dsmoe.models.needs as needs
+from dsmoe.methods import discovers
 
 assert process.returncode is not None, "it outlives the context"
-learned = needs.needs(configs[0]), load.router_shape(configs[0].model)
+learned = needs.needs(configs[0], discovers(configs[0])), load.router_shape(configs[0].model)
 assert "transformers" not in sys.modules, "found here, not learned"
 needs.NEEDS.clear(), load.SHAPES.clear()
-assert learned == (needs.needs(configs[0]), load.router_shape(configs[0].model))
+assert learned == (needs.needs(configs[0], discovers(configs[0])), load.router_shape(configs[0].model))
 assert "transformers" in sys.modules
 """
 ALONE = """

@@ -334,6 +334,12 @@ CASES: list[Case] = [
         on("discovery.stop_words", "latin.txt", DISCOVERS),
         ("discovery.stop_words", "latin.txt"),
     ),
+    (
+        "a row of GPQA that is a list",
+        text("gpqa.jsonl", '["x"]\n'),
+        ("dataset=gpqa", *own_data("gpqa.jsonl"), "domain=physics"),
+        ("gpqa.jsonl:1: is list, not an object",),
+    ),
     # Profiles.
     ("missing profile", nothing, own_profile("none.safetensors"), ("none.safetensors", "cannot be read")),
     ("profile of text", text("p.safetensors", "{}"), own_profile("p.safetensors"), ("p.safetensors", "cannot be read")),
@@ -409,6 +415,18 @@ CASES: list[Case] = [
         (*own_profile("dense.safetensors"), "steering.num_experts=4"),
         ("layer 1 has no router", "[0, 2]"),
     ),
+    (
+        "profile by another rule",
+        nothing,
+        (*own_profile("good.safetensors"), "discovery=frequency"),
+        ("good.safetensors is of discovery.rule 'dsmoe', but discovery.rule is 'frequency'", "steering.file"),
+    ),
+    (
+        "profile of another domain",
+        nothing,
+        (*own_profile("good.safetensors"), "domain=beta"),
+        ("good.safetensors is of domain 'alpha', but domain is 'beta'", "steering.file"),
+    ),
     # Steering files.
     ("missing steering", nothing, own_steering("none.json"), ("none.json: cannot be read: No such file",)),
     (
@@ -419,9 +437,27 @@ CASES: list[Case] = [
     ),
     (
         "more forced by a profile",
-        nothing,
-        (*own_profile("good.safetensors"), "steering=force", "steering.num_experts=9"),
+        profile_with("crowd.safetensors", scores=torch.eye(2, EXPERTS).cumsum(1)),
+        (*own_profile("crowd.safetensors"), "steering=force", "steering.num_experts=3"),
         ("mode force activates", "at most 2"),
+    ),
+    (
+        "more forced than all layers choose",
+        nothing,
+        ("methods=[base,dsmoe]", "steering=force", "steering.num_experts=5"),
+        ("steering.num_experts: 5 experts are more than the 4 that dsmoe can steer in 2 layers with top-2",),
+    ),
+    (
+        "more forced out than all layers leave",
+        nothing,
+        ("methods=[base,dsmoe]", "steering=force", "steering.strength=-0.5", "steering.num_experts=13"),
+        ("steering.num_experts: 13 experts are more than the 12 that dsmoe can steer in 2 layers with top-2",),
+    ),
+    (
+        "more than a paper's rule takes of a layer",
+        nothing,
+        ("methods=[base,risk_difference]", "steering.num_experts=5"),
+        ("steering.num_experts: 5 experts are more than the 4 that risk_difference can steer in 2 layers",),
     ),
     (
         "a mode that means nothing",

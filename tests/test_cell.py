@@ -1,12 +1,16 @@
 """What a cell and each of its stages depend on: everything scientific, and nothing else."""
 
+from dataclasses import replace
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import pytest
 
+from dsmoe.agenda import Agenda
 from dsmoe.cell import Cell
 from dsmoe.compose import compose_cells
-from dsmoe.methods import Trial
+from dsmoe.inputs import Inputs
+from dsmoe.methods import Trial, discovers, known
 
 BASE, DSMOE, SFT, RANDOM = "base", "dsmoe", "sft", "random"
 STAGES = {"pretrain", "discover", "score", "fine_tune", BASE, DSMOE, SFT, RANDOM}
@@ -134,6 +138,17 @@ def test_files_count_by_their_content(tmp_path: Path) -> None:
     two.write_text("".join(row % number for number in reversed(range(20))))
     other.write_text("".join(row % number for number in range(1, 21)))
     assert cell(one) == cell(two) != cell(other)
+
+
+@pytest.mark.parametrize("rule", ["dsmoe", "frequency", "risk_difference"])
+@pytest.mark.parametrize("profile", [None, "own.safetensors"])
+def test_a_config_tells_whether_anything_is_discovered(rule: str, profile: str | None) -> None:
+    """As the agenda does, which has read the data."""
+    (composed,) = compose_cells([f"discovery={rule}"])
+    of_rule = replace(composed.config, discovery=replace(composed.config.discovery, profile=profile))
+    for one, other in combinations_with_replacement(set(known()) - {"oracle", "steering"}, 2):
+        config = replace(of_rule, methods=tuple({one, other}))
+        assert discovers(config) == bool(Agenda(config, Inputs(config)).discovered), config.methods
 
 
 def test_each_domain_is_held_against_all_others() -> None:

@@ -23,7 +23,7 @@ from dsmoe.cli import main
 from dsmoe.compose import compose_cells
 from dsmoe.config import Config
 from dsmoe.errors import SteeringError
-from dsmoe.jobs import run_frozen
+from dsmoe.jobs import Work, run_frozen
 from dsmoe.launch.frozen import Frozen
 from dsmoe.launch.job import TIRED, Job, ran_out
 from dsmoe.launch.queue import HELD
@@ -31,6 +31,7 @@ from dsmoe.launch.slurm import WITH_USR2_BLOCKED, Resources, executor_of
 from dsmoe.launch.state import State, cause_of, now
 from dsmoe.launch.submission import Array, Submission, new_folder
 from dsmoe.launch.survey import survey
+from dsmoe.launch.wait import wait
 from dsmoe.models.fit import job_node
 from dsmoe.progress import Reporter
 
@@ -132,6 +133,26 @@ def test_a_model_gets_no_more_gpus_than_it_needs(slurm: Stub, run: Run) -> None:
     scripts = slurm.scripts.values()
     assert {re.findall(r"--gpus-per-node=(\d)", script)[0] for script in scripts} == {"1", "4"}
     assert all("#SBATCH --cpus-per-task=3\n" in script for script in scripts)
+
+
+def test_an_engine_gets_a_gpu_for_each_part_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though fewer would hold the weights."""
+    monkeypatch.setattr("dsmoe.cell.engine_versions", lambda python: {})
+    cluster = ("cluster.gpus=4", "cluster.gpu_memory_gb=80", "cluster.cpus=3")
+    engine = ("backend=vllm", "vllm.python=python", "methods=[base,dsmoe]", *cluster)
+    config = config_of(*engine, "vllm.tensor_parallel=3")
+    assert Work((), Cell(config, job_node(config))).resources.gpus == 3
+    config = config_of(*engine, "vllm.tensor_parallel=8")
+    with pytest.raises(
+        InputError, match=r"vllm\.tensor_parallel: 8 GPUs are wanted, and there are 4; see cluster\.gpus"
+    ):
+        Cell(config, job_node(config))
+
+
+def test_a_rule_that_discovers_gets_the_gpus_for_it(slurm: Stub, run: Run) -> None:
+    cluster = ("cluster.gpus=8", "cluster.gpu_memory_gb=2", "discovery.batch_tokens=65536", "cluster.cpus=3")
+    run("compare", "-m", SLURM, "methods=[base,dsmoe],[base,risk_difference],[base,other_domain]", *cluster)
+    assert {re.findall(r"--gpus-per-node=(\d)", script)[0] for script in slurm.scripts.values()} == {"8"}
 
 
 def test_a_job_is_named_for_the_node_that_it_will_run_on() -> None:
@@ -726,6 +747,19 @@ def test_waiting_retries_what_may_go_better_and_nothing_else(
     assert "submitted: 6 cells in 6 jobs, 103_[0-5]" in err
     assert list(slurm.scripts) == [101, 102, 103]
     assert err.count("lost: ") == 6
+
+
+def test_the_same_cells_are_waited_for_in_each_study(study: tuple[Path, dict[str, str]], slurm: Stub, run: Run) -> None:
+    """A cell's name says nothing of its study."""
+    _, cells = study
+    for name in ("default", "other"):
+        for cell in cells.values():
+            Path("results", name, cell).mkdir(parents=True, exist_ok=True)
+            Path("results", name, cell, "status.json").write_text("{}")
+    found = wait({(Path("results"), name): list(cells.values()) for name in ("default", "other")}, Reporter())
+    assert {place: set(of_study) for place, of_study in found.items()} == {
+        (Path("results"), name): set(cells.values()) for name in ("default", "other")
+    }
 
 
 def test_interrupted_waiting_leaves_the_jobs_alone(

@@ -18,6 +18,7 @@ from dsmoe import InputError
 from dsmoe.compose import compose_cells
 from dsmoe.config import Config
 from dsmoe.discovery.saliency import salient_batches
+from dsmoe.methods import discovers
 from dsmoe.models.fit import Machine, check_fits, gpus, machine
 from dsmoe.models.footprint import cached, kept_for_backward
 from dsmoe.models.needs import Needs, needs
@@ -48,7 +49,7 @@ def composed(*overrides: str) -> Config:
 
 def needs_of(folder: Path, *overrides: str) -> Needs:
     config = composed(*overrides)
-    return needs(replace(config, model=replace(config.model, path=str(folder))))
+    return needs(replace(config, model=replace(config.model, path=str(folder))), discovers(config))
 
 
 def prompts(count: int, length: int) -> list[list[int]]:
@@ -202,7 +203,7 @@ def test_idle_experts_are_not_active(family: str, layers: int, expert: int, tmp_
 
 def test_the_embedded_model_is_counted_from_its_shape() -> None:
     (one,) = compose_cells([])
-    found = needs(one.config)
+    found = needs(one.config, discovers(one.config))
     assert (found.path, found.architecture, found.stored) == (None, "qwen3_moe", None)
     hidden, layers, experts, width, vocabulary = 128, 4, 16, 128, 2048
     attention = 4 * hidden * hidden + 2 * 32

@@ -13,11 +13,13 @@ SECONDS, MOST_SECONDS = 1.0, 15.0
 PATIENCE = 1800.0
 """Seconds that Slurm may be silent, as it is while its controller is started anew."""
 
-Studies = Mapping[tuple[Path, str], Sequence[str]]
-"""The cells to wait for, by their results folder and study."""
+Place = tuple[Path, str]
+"""A results folder and a study."""
+Studies = Mapping[Place, Sequence[str]]
+"""The cells to wait for, by where they lie."""
 
 
-def wait(cells: Studies, reporter: Reporter) -> dict[str, Seen]:
+def wait(cells: Studies, reporter: Reporter) -> dict[Place, dict[str, Seen]]:
     """What became of the cells, once none of them is queued or running any more."""
     total = sum(map(len, cells.values()))
     between, heard = SECONDS, time.monotonic()
@@ -31,18 +33,15 @@ def wait(cells: Studies, reporter: Reporter) -> dict[str, Seen]:
                     raise
                 reporter.say(str(error))
             else:
-                settled = sum(seen.condition not in UNSETTLED for seen in found.values())
-                advance(settled, total, counted(found.values()))
+                every = [seen for of_study in found.values() for seen in of_study.values()]
+                settled = sum(seen.condition not in UNSETTLED for seen in every)
+                advance(settled, total, counted(every))
                 if settled == total:
                     return found
             time.sleep(between)
             between = min(between * 1.2, MOST_SECONDS)
 
 
-def look(cells: Studies) -> dict[str, Seen]:
-    """What is known of the cells now."""
-    return {
-        cell: seen
-        for (results, study), names in cells.items()
-        for cell, seen in only(survey(results, study), names).items()
-    }
+def look(cells: Studies) -> dict[Place, dict[str, Seen]]:
+    """What is known of the cells now; the same cell may lie in several studies."""
+    return {(results, study): only(survey(results, study), names) for (results, study), names in cells.items()}

@@ -106,7 +106,12 @@ def check_fits(needs: Needs, there: Machine) -> list[str]:
 
 
 def check_processes(config: Config, there: Machine) -> None:
-    """Raise InputError where a node has GPUs, but fewer than it would run of the processes that fine-tune."""
+    """Raise InputError where a node has GPUs, but fewer than it would run of processes that want one each."""
+    spread = config.vllm.tensor_parallel
+    if config.backend == "vllm" and 0 < there.gpus < spread:
+        raise InputError(
+            f"vllm.tensor_parallel: {spread} GPUs are wanted, and there are {there.gpus}; see cluster.gpus"
+        )
     here = config.sft.processes // config.cluster.nodes
     if config.fine_tunes and config.sft.processes > 1 and 0 < there.gpus < here:
         raise InputError(f"sft.processes: {here} on a node want a GPU each, and it has {there.gpus}; see cluster.gpus")

@@ -74,12 +74,11 @@ class Needs:
         return self.weights + max(self.evaluation, self.discovery)
 
 
-def needs(config: Config) -> Needs:
-    """What the config's model needs at the config's batch sizes.
+def needs(config: Config, discovers: bool) -> Needs:
+    """What the config's model needs at the config's batch sizes; `discovers` says whether it discovers experts.
 
     Raises InputError where the model's config cannot be had, or is of no family whose routers are known.
     """
-    discovers = bool({"dsmoe", "random"} & set(config.methods)) and config.discovery.profile is None
     benchmark = config.benchmark
     generated = benchmark.max_new_tokens if benchmark.task in GENERATES else None
     model = config.model
