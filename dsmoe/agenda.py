@@ -5,7 +5,7 @@ from functools import cached_property
 from dsmoe.config import Config
 from dsmoe.discovery.rule import rule_of
 from dsmoe.inputs import Inputs
-from dsmoe.methods import Recipe, Trial, candidates, open_settings, settings, tuned_as
+from dsmoe.methods import Recipe, Trial, candidates, counted, open_settings, scored, settings, tuned_as
 
 
 class Agenda:
@@ -20,7 +20,7 @@ class Agenda:
         """Whom the comparison asks about which domain."""
         dev = [trial for method in dict.fromkeys(map(tuned_as, self._config.methods)) for trial in self.on_dev(method)]
         trials = [*map(Trial, self._config.methods), *dict.fromkeys(dev)]
-        asked = [(trial, domain) for trial in trials for domain in self._inputs.domains]
+        asked = [(trial, domain) for trial in trials for domain in self._inputs.asked(trial.split)]
         return asked + [(trial, self._config.domain) for trial in self.draws]
 
     def on_dev(self, method: str) -> list[Trial]:
@@ -33,16 +33,14 @@ class Agenda:
     @property
     def scored(self) -> list[Recipe]:
         """The recipes whose experts are scored here, each once."""
-        recipes = [one for method in self._config.methods if (one := self._inputs.recipe(method))]
-        own = self._inputs.recipe("dsmoe") if self._config.discovery.profile else None
-        return list({(one.rule, one.domain): one for one in recipes if one != own}.values())
+        return scored(self._config, self._inputs.other_domain)
 
     @property
     def discovered(self) -> list[tuple[str, ...]]:
         """The domains, alone or together, whose tokens' choices are counted here."""
         found: dict[tuple[str, ...], None] = {}
         for one in self.scored:
-            if not (self._config.discovery.profile and one.domain == self._config.domain):
+            if counted(self._config, one):
                 found[(one.domain,)] = None
             if rule_of(one.rule).contrasts:
                 found[self._inputs.contrast(one.domain)] = None

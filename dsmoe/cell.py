@@ -14,14 +14,14 @@ from dsmoe.discovery.tokens import read_stop_words
 from dsmoe.domains import world
 from dsmoe.evaluation.engine_versions import engine_versions
 from dsmoe.inputs import Inputs
-from dsmoe.methods import OWN, Recipe, Trial, settings, tuned_as
+from dsmoe.methods import OWN, Recipe, Trial, open_settings, settings, tuned_as
 from dsmoe.models.checkpoint import content_of, identity
 from dsmoe.models.load import Node, this_node
 from dsmoe.provenance import stable_hash
 from dsmoe.remembered import remembered
 from dsmoe.stage import Stage, is_finished
 
-PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 1, 3, 4
+PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 2, 3, 5
 """The versions of the stages' code: raise one when that code would give another result."""
 
 Key = dict[str, Any]
@@ -154,8 +154,9 @@ class Cell:
             CHOOSE,
             {
                 "method": method,
+                "open": open_settings(settings(method, self.config)),
                 "evaluations": [
-                    self.evaluate(trial, domain).hash for trial in trials for domain in self.inputs.domains
+                    self.evaluate(trial, domain).hash for trial in trials for domain in self.inputs.asked(trial.split)
                 ],
             },
         )

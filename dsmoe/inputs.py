@@ -44,6 +44,10 @@ class Inputs:
             others = tuple(domain for domain in self.splits.tested if domain != self.config.domain)
         return (self.config.domain, *others)
 
+    def asked(self, split: str) -> tuple[str, ...]:
+        """Those of them that have questions in a split: of dev the smallest domains may have none."""
+        return tuple(domain for domain in self.domains if self.questions(split, domain).records)
+
     def contrast(self, domain: str) -> tuple[str, ...]:
         """All domains but one: what rules that contrast hold it against."""
         return tuple(other for other in self.splits.domains if other != domain)

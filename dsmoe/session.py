@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -154,7 +154,7 @@ class Session(Workshop):
 
     def answers(self, trial: Trial, domains: Sequence[str] | None = None) -> list[Answers]:
         """Every question as a trial answered it, the target domain first; only what is missing is asked."""
-        asked = self.cell.inputs.domains if domains is None else domains
+        asked = self.cell.inputs.asked(trial.split) if domains is None else domains
         stages = {domain: self.cell.evaluate(trial, domain) for domain in asked}
         finished = {domain for domain, stage in stages.items() if is_finished(stage.folder(self.cell.results))}
         for domain in sorted(finished):
@@ -163,7 +163,7 @@ class Session(Workshop):
             with self.applied(trial) as (loaded, watch):
                 for domain in missing:
                     self._run(stages[domain], partial(self._ask, trial, domain, loaded, watch))
-        return [_read_answers(stage.folder(self.cell.results)) for stage in stages.values()]
+        return [_read_answers(stage.folder(self.cell.results), trial.method) for stage in stages.values()]
 
     def _ask(
         self, trial: Trial, domain: str, loaded: LoadedModel | Engine, watch: RoutingWatch | None, folder: Path
@@ -180,8 +180,8 @@ class Session(Workshop):
             (folder / ROUTING).write_text(json.dumps(asdict(watch.take())) + "\n", encoding="utf-8")
 
 
-def _read_answers(folder: Path) -> Answers:
-    """What an evaluation left behind."""
+def _read_answers(folder: Path, method: str) -> Answers:
+    """What an evaluation left behind; methods that do the same to the model share it, whoever asked first."""
     routing = folder / ROUTING
     changed = RoutingChange(**json.loads(routing.read_text(encoding="utf-8"))) if routing.exists() else None
-    return Answers(read_samples(folder / SAMPLES), changed)
+    return Answers([replace(sample, method=method) for sample in read_samples(folder / SAMPLES)], changed)

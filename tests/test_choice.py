@@ -133,6 +133,30 @@ def test_controls_steer_as_chosen_and_papers_as_written(found: Results) -> None:
     assert len(found.specificity.draws) == 2
 
 
+def test_settings_that_are_open_make_a_choice_of_their_own(folder: Path, tmp_path: Path) -> None:
+    """The same grid of another setting asks the same candidates, and chooses something else."""
+    fixed = ["methods=[base,dsmoe]", "sft.epochs=1", "steering.random_draws=1"]
+    strength = ["steering.strength_grid=[1]", "steering.num_experts=4"]
+    count = ["steering.strength=1", "steering.num_experts=auto", "steering.num_experts_grid=[4]"]
+    for more, chosen in ((strength, {"strength": 1.0}), (count, {"num_experts": 4})):
+        assert main(["compare", *overrides(folder, "one", *fixed, *more, f"paths.results={tmp_path}")]) == 0
+        path = max(tmp_path.glob("default/*/results.json"), key=lambda path: path.stat().st_mtime_ns)
+        assert Results.read(path).choices["dsmoe"]["chosen"] == chosen
+
+
+def test_a_domain_without_dev_questions_has_no_say_in_a_choice(folder: Path, tmp_path: Path) -> None:
+    """A small one may have none: a tenth of three is no question."""
+    lines = (folder / "one.jsonl").read_text()
+    few = [record_line(replace(record, id=f"few-{record.id}"), "test") for record in random_records(3, "gamma")]
+    (folder / "few.jsonl").write_text(lines + "".join(few))
+    more = ["methods=[base,dsmoe]", "sft.epochs=1", "steering.random_draws=1"]
+    assert main(["compare", *overrides(folder, "few", *more)]) == 0
+    (path,) = (folder / "few" / "default").glob("*/results.json")
+    results = Results.read(path)
+    assert {point["n_others"] for point in results.choices["dsmoe"]["curve"]} == {DEV}
+    assert {row.domain for row in results.rows if row.method == "dsmoe"} == {"alpha", "beta", "gamma", "all others"}
+
+
 def contents(stages: Path, names: Sequence[str]) -> dict[str, bytes]:
     """All that these stages wrote but for when and how long, by their path."""
     return {

@@ -208,6 +208,24 @@ def test_own_profile_and_own_steering_act_as_those_that_are_discovered(
         assert [s["log_likelihoods"] for s in samples(own) if s["method"] == method] == discovered
 
 
+def test_who_steers_alike_shares_answers_and_keeps_a_name_of_its_own(
+    capsys: pytest.CaptureFixture[str], results: Path
+) -> None:
+    """The other domain's experts are those that `dsmoe` steers where that domain is the target."""
+    control = ("domain=biology", "discovery.other_domain=chemistry", "methods=[base,dsmoe,other_domain]")
+    (path,) = run(capsys, results, "compare", *control, *BRIEF)
+    others = [s["log_likelihoods"] for s in samples(path) if s["method"] == "other_domain"]
+    assert {row.method for row in Results.read(path).rows} == {"chance", "base", "dsmoe", "other_domain"}
+    before = made(results, "evaluate")
+    (path,) = run(capsys, results, "compare", "domain=chemistry", "methods=[base,dsmoe]", *BRIEF)
+    assert {row.method for row in Results.read(path).rows} == {"chance", "base", "dsmoe"}
+    assert sorted(s["log_likelihoods"] for s in samples(path) if s["method"] == "dsmoe") == sorted(others)
+    assert made(results, "evaluate") == before
+    twice = ("domain=chemistry", "discovery=frequency", "methods=[base,dsmoe,frequency]")
+    (path,) = run(capsys, results, "compare", *twice, *BRIEF)
+    assert {row.method for row in Results.read(path).rows} == {"chance", "base", "dsmoe", "frequency"}
+
+
 # One's own model and questions.
 
 
