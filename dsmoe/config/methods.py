@@ -32,7 +32,7 @@ class DiscoveryConfig:
     limit: Count | None
     """Most records to discover from; null takes the whole split."""
     profile: str | None
-    """An expert profile of your own in place of discovery."""
+    """An expert profile of your own in place of discovery: of the domain, by the rule."""
 
 
 @dataclass(frozen=True, slots=True)
