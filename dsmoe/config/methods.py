@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Interval, MinLen
 
-from dsmoe.config.types import Auto, Count, Mode, Positive, Share, Span, Strength, Text
+from dsmoe.config.types import Auto, Count, Finite, Mode, Positive, Share, Span, Strength, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class DiscoveryConfig:
     """Tokens that are counted: of the prompt, its question or its options, or those generated after it."""
     max_new_tokens: Count
     """Most tokens that are generated after a prompt, for span=generated."""
-    markers: Mapping[Text, float] = field(hash=False)
+    markers: Mapping[Text, Finite] = field(hash=False)
     """Texts whose tokens rule rice scores by, each with its coefficient: +discovery.markers.TEXT=1."""
     other_domain: str | None
     """The domain of method other_domain; null takes the one after the target in the alphabet."""

@@ -17,6 +17,7 @@ AUTO: Auto = "auto"
 """In place of a number: chosen on dev, over the grid that stands beside it."""
 
 Count = Annotated[int, Gt(0)]
+Finite = Annotated[float, Interval(gt=-math.inf, lt=math.inf)]
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 Share = Annotated[float, Interval(gt=0, lt=1)]
 Text = Annotated[str, MinLen(1)]

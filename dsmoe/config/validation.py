@@ -94,7 +94,8 @@ def first_fault(error: ValidationError, keys: Sequence[str], prefix: str = "") -
     if found[0]["type"] == "missing":
         return f"{prefix}{'.'.join(map(str, found[0]['loc']))}: is missing"
     allowed = " or ".join(dict.fromkeys(WORDS.get(fault["type"], fault["msg"]) for fault in found))
-    allowed = allowed.replace("Input should be ", "").replace("less than inf", "finite")
+    allowed = allowed.replace("Input should be ", "")
+    allowed = allowed.replace("less than inf", "finite").replace("greater than -inf", "finite")
     value = found[0]["input"]
     near = did_you_mean(str(value), re.findall(r"'([^']*)'", allowed))
     return f"{key}: {shown(value)} is not allowed; it should be {allowed}{near}"
