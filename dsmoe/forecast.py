@@ -147,7 +147,8 @@ def _seconds(cell: Cell, effort: Effort, made: Made) -> tuple[float, int, str]:
 def _made(results: Path) -> Made:
     """What finished stages say of themselves, read once for all cells."""
     hashes, took = [], dict[tuple[str, str], tuple[int, float, Work]]()
-    for path in (results / "stages").glob("*/*/status.json"):
+    # Hidden ones are not whole.
+    for path in (results / "stages").glob("*/[!.]*/status.json"):
         hashes.append(path.parent.name)
         status = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(work := status.get("work"), dict):  # Older stages say nothing of it.

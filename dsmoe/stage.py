@@ -87,7 +87,8 @@ def journal_file(results: Path, study: str, cell: str) -> Path:
 
 def is_finished(folder: Path) -> bool:
     """Whether the folder was written whole; only then does it bear its name."""
-    return (folder / "status.json").exists()
+    # As .NAME.partial, which a power cut leaves behind, it may have its status.json already.
+    return not folder.name.startswith(".") and (folder / "status.json").exists()
 
 
 def write_whole(

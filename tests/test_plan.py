@@ -254,6 +254,17 @@ def test_a_missing_cell_says_why_what_is_missing_and_how_long_it_takes(files: Pa
     assert told == pytest.approx(taken["own_seconds"], rel=0.6)
 
 
+def test_what_a_power_cut_left_of_a_stage_is_no_stage(files: Path, run: Run) -> None:
+    assert run("compare", *on(files))[0] == 0
+    stage, _ = Path("results/stages/evaluate").iterdir()
+    left = stage.rename(stage.with_name(f".{stage.name}.partial"))
+    for content in ("", "{}"):
+        (left / "status.json").write_text(content)
+        status, out, err = run("plan", *on(files), "seed=1")
+        assert (status, err) == (0, "")
+        assert "(never run; 1 of 2 stages missing: evaluate base on" in out
+
+
 def test_stages_that_cells_share_count_once(files: Path, run: Run) -> None:
     two = [*on(files), "methods=[base,dsmoe]", "steering.num_experts=2", "steering.strength=1,4"]
     _, out, _ = run("plan", "-m", *two)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmoe import InputError
+from dsmoe.cli import main
 from dsmoe.folders import write_new
 from dsmoe.provenance import stable_hash
 from dsmoe.stage import Stage, is_finished, write_whole
@@ -159,6 +160,16 @@ def test_what_a_killed_process_left_is_no_stage_and_no_hindrance(tmp_path: Path)
     write_whole(folder, {}, value_maker, print)
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "inner", "status.json"]
     assert sorted(tmp_path.iterdir()) == [log, folder]
+
+
+@pytest.mark.parametrize("verb", ["report", "publish"])
+def test_what_a_power_cut_left_of_a_cell_is_no_cell(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own" / ".0123.partial").mkdir(parents=True)
+    (tmp_path / "own" / ".0123.partial" / "status.json").touch()
+    assert main([verb, "study=own", f"paths.results={tmp_path}"]) == 2
+    assert f"dsmoe: {tmp_path}/own: holds no finished cell" in capsys.readouterr().err
 
 
 def test_two_processes_make_it_once(tmp_path: Path) -> None:
