@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from pydantic import TypeAdapter, ValidationError
 
 from dsmoe.config import Config, LauncherConfig, choices, config_root
+from dsmoe.config.files import reading_yaml
 from dsmoe.config.validation import checked, first_fault, near_key, nested, shown
 from dsmoe.errors import InputError
 from dsmoe.plugins import did_you_mean
@@ -55,7 +56,7 @@ def compose_cells(overrides: Sequence[str], multirun: bool = False) -> list[Comp
     """The configs that the overrides ask for, in the sweep's order, all of them checked."""
     root = config_root()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(root / "conf")):
+        with reading_yaml(root), initialize_config_dir(version_base="1.3", config_dir=str(root / "conf")):
             cells, launcher, composed = _cells(list(overrides), root, multirun)
             composer = _Composer(root)
             configs = (_checked(composed) if composed is not None else composer(cell) for cell in cells)
@@ -216,10 +217,12 @@ def _explained(error: Exception) -> str:
         return f"{group}: {name!r} is not one of {', '.join(options)}{did_you_mean(name, options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r}: is no override KEY=VALUE; a value with special characters wants quotes of its own"
-    reason = str(error).strip().splitlines()[0]
+    cause = error.__cause__ or error
+    # Hydra names the file in a line of its own, or says nothing at all of what OmegaConf cannot take.
+    said = (str(error).strip() or str(cause)).splitlines()
+    reason = " ".join(said[:2]) if said[0].endswith(":") else said[0]
     if found := re.fullmatch(r"Could not override '(.+)'\. No match in the defaults list\.", reason):
         return f"{found[1]}: is no group with a default; to add it, write +{found[1]}=…"
-    cause = error.__cause__ or error
     if not (key := getattr(cause, "full_key", None)):
         return reason
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):

@@ -266,6 +266,31 @@ def test_one_bad_cell_refuses_the_sweep() -> None:
     assert "no values" in refusal("domain=glob(*)", multirun=True)
 
 
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        ("gpus: 1\n\tcpus: 2\n", "mine.yaml:2: is not YAML that can be read: found character '\\t'"),
+        ("gpus: 1\ncpus: 1\n\ngpus: 2\n", "mine.yaml:4: is not YAML that can be read: found duplicate key gpus"),
+        ("gpus: [1\ncpus: 2\n", "mine.yaml:2: is not YAML that can be read: expected ',' or ']'"),
+        ("gpus: 1\npartition: \0\n", "mine.yaml:2: is not YAML that can be read: special characters"),
+        ("gpus: 1\npartition: café\n", "mine.yaml:2: is not UTF-8"),
+        ("gpus: *none\n", "mine.yaml:1: is not YAML that can be read: found undefined alias"),
+        ("- gpus\n", "Cannot merge DictConfig with ListConfig"),
+        ("partition: ${\n", "partition: no viable alternative"),
+        ("null: 1\n", "Incompatible key type"),
+    ],
+)
+def test_a_broken_file_of_ones_own_is_one_line(
+    content: str, fragment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("conf", "sweeps"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    monkeypatch.setattr("dsmoe.compose.config_root", lambda: tmp_path)
+    (tmp_path / "conf" / "cluster" / "mine.yaml").write_text(content, encoding="latin-1")
+    assert fragment in refusal("cluster=mine")
+    assert fragment in refusal("cluster=local,mine", multirun=True)
+
+
 def test_values_that_only_look_wrong() -> None:
     (config,) = compose("steering.strength=4", "steering.num_experts=3", "dataset.path='a,b=c.jsonl'", "study=v1.0-a_b")
     assert (config.steering.strength, config.steering.num_experts) == (4.0, 3)
