@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CONFIGS, random_model, random_records, word_tokenizer
+from transformers.modeling_flash_attention_utils import FLASH_ATTENTION_COMPATIBILITY_MATRIX
+from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
 from dsmoe.cli import main
 
@@ -205,6 +207,52 @@ def test_bad_input_is_one_line(overrides: tuple[str, ...], fragments: tuple[str,
     assert re.fullmatch(r"dsmoe: .*\n", err)
     assert [fragment for fragment in fragments if fragment not in err] == []
     assert os.listdir() == []
+
+
+@pytest.mark.parametrize("verb", ["plan", "compare"])
+@pytest.mark.parametrize("of", ["embedded", "files"])
+@pytest.mark.parametrize(
+    ("override", "fragment"),
+    [
+        ("attn_implementation=sdap", "'sdap' is not one of eager, flash_attention_2, "),
+        ("attn_implementation=flash_attention_2", "'flash_attention_2' cannot be used here: FlashAttention2 "),
+        ("attn_implementation=kernels-community/flash-attn2", "wants the package kernels"),
+        (
+            "experts_implementation=eagre",
+            "'eagre' is not one of batched_mm, deepgemm, eager, grouped_mm, sonicmoe; did",
+        ),
+        ("experts_implementation=sonicmoe", "wants the package kernels"),
+    ],
+)
+def test_an_impossible_implementation_is_refused(
+    override: str, fragment: str, of: str, verb: str, files: Path, run: Run
+) -> None:
+    if is_kernels_available() or is_flash_attn_2_available():
+        pytest.skip("kernels are installed here")
+    status, out, err = run(verb, *(on(files) if of == "files" else ()), f"model.{override}")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(rf"dsmoe: model\.{override.partition('=')[0]}: .*\n", err)
+    assert fragment in err
+    assert os.listdir() == []
+
+
+def test_an_implementation_that_the_models_class_has_not_is_refused(files: Path, run: Run) -> None:
+    random_model("gpt_oss").save_pretrained(files / "model")
+    assert run("plan", *on(files), "model.attn_implementation=eager")[0] == 0
+    status, _, err = run("plan", *on(files), "model.attn_implementation=sdpa")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("dsmoe: model.attn_implementation: 'sdpa' is not for this model: GptOssForCausalLM does not")
+
+
+def test_flash_attention_that_is_installed_is_not_refused_for_want_of_a_gpu(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    monkeypatch.setitem(FLASH_ATTENTION_COMPATIBILITY_MATRIX[2], "pkg_availability_check", lambda: True)
+    flash = ("model.attn_implementation=flash_attention_2", "cluster=gpu")
+    assert run("plan", *flash, "model.device=auto")[0] == 0
+    assert run("plan", *flash, "model.device=cpu")[0] == 2
 
 
 def test_gpus_without_memory_are_refused(run: Run) -> None:

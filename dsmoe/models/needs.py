@@ -17,6 +17,7 @@ from dsmoe.errors import InputError
 from dsmoe.models import checkpoint
 from dsmoe.models.footprint import FLOAT32, cached, kept_for_backward, passing
 from dsmoe.models.forwards import CHECKPOINTING_FROM
+from dsmoe.models.implementations import check_implementations
 from dsmoe.models.routers import find_routers
 from dsmoe.remembered import Answers
 
@@ -173,6 +174,7 @@ def _outline(config: ModelConfig) -> "PreTrainedModel":
                 _architecture(config), trust_remote_code=config.trust_remote_code
             )
         find_routers(model)
+        check_implementations(config, model)
     except InputError as error:
         raise InputError(str(error) if str(error).startswith("model.") else f"{where}: {error}") from error
     except Exception as error:  # A config can be wrong in any way.
