@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from dsmoe.disk import CLOSED
 from dsmoe.errors import InputError, SteeringError
 from dsmoe.help import VERBS, program_help, verb_help
 from dsmoe.plugins import did_you_mean
@@ -46,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        # A place that the user named and that cannot be reached, whoever was the first to look there.
+        if error.errno not in CLOSED or error.filename is None:
+            raise
+        print(f"dsmoe: {error.filename}: {os.strerror(error.errno).lower()}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("dsmoe: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED

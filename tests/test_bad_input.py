@@ -677,3 +677,66 @@ def test_bad_input_is_refused_in_one_line(
     assert "Traceback" not in err
     assert os.listdir(tmp_path) == []
     assert listing(files) == before
+
+
+CLOSED: list[tuple[tuple[str, ...], str]] = [
+    (("plan", "paths.results={files}/closed"), "closed/"),
+    (("compare", "paths.results={files}/closed"), "closed/"),
+    (("status", "paths.results={files}/closed"), "closed/"),
+    (("report", "paths.results={files}/closed"), "closed/"),
+    (("export", DISCOVERS, "paths.export={files}/closed/x"), "closed/x"),
+    (("compare", *own_adapter("closed")), "closed/adapter_config.json"),
+    (("compare", *own_model("closed/x")), "closed/x"),
+    (("compare", *own_model("closed")), "closed"),
+    (("compare", *own_model("hidden")), "hidden/model.safetensors: permission denied"),
+    (("compare", *own_adapter("covered")), "covered/adapter_model.safetensors: permission denied"),
+    (("compare", *own_data("hidden.jsonl")), "hidden.jsonl"),
+    (("compare", *own_steering("hidden.jsonl")), "hidden.jsonl"),
+    (("compare", *own_profile("hidden.jsonl")), "hidden.jsonl"),
+    (("compare", f"paths.results={'x' * 300}"), "file name too long"),
+    (("status", f"paths.results={'x' * 300}"), "file name too long"),
+    (("compare", f"dataset.path={'x' * 300}.jsonl"), "file name too long"),
+    (("compare", f"model.path=./{'x' * 300}"), "file name too long"),
+]
+ONE_BY_ONE = """
+import contextlib, io, json, sys
+from dsmoe.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):
+        try:
+            status = main(arguments)
+        except BaseException as error:
+            status = repr(error)
+    print(json.dumps([status, said.getvalue()]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may look anywhere")
+def test_a_place_that_cannot_be_reached_is_one_line(files: Path, tmp_path: Path) -> None:
+    (files / "closed").mkdir(mode=0)
+    checkpoint("hidden", lambda folder: (folder / "model.safetensors").chmod(0))(files)
+    adapter("covered", json.dumps(ADAPTER), b"")(files)
+    (files / "covered" / "adapter_model.safetensors").chmod(0)
+    (files / "hidden.jsonl").touch(mode=0)
+    commands = []
+    for (verb, *case), _ in CLOSED:
+        changed = {argument.partition("=")[0] for argument in case}
+        kept = [argument for argument in GOOD if argument.partition("=")[0] not in changed]
+        own = verb in ("status", "report", "publish")
+        commands.append([verb, *(argument.format(files=files) for argument in [*(() if own else kept), *case])])
+    powers = "-dac_override,-dac_read_search"
+    dropped = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*dropped, sys.executable, "-c", ONE_BY_ONE, json.dumps(commands)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for command, (_, fragment), line in zip(commands, CLOSED, done.stdout.splitlines(), strict=True):
+        status, said = json.loads(line)
+        assert (status, said.count("\n")) == (2, 1), (command, status, said)
+        assert said.startswith("dsmoe: ")
+        assert fragment in said, (command, said)
+    assert os.listdir(tmp_path) == []

@@ -30,7 +30,8 @@ def check_adapter(folder: Path) -> None:
         pickled = " (pickled weights are not read: convert them)" if list(folder.glob("*.bin")) else ""
         raise InputError(f"{where} has no {WEIGHTS}{pickled}")
     try:
-        with safe_open(folder / WEIGHTS, framework="numpy") as file:
+        # safetensors says of a file that may not be read that it is not there.
+        with (folder / WEIGHTS).open("rb"), safe_open(folder / WEIGHTS, framework="numpy") as file:
             names = list(file.keys())
     except SafetensorError as error:
         raise InputError(f"{where}/{WEIGHTS} is not a whole safetensors file: {error}") from error

@@ -103,7 +103,8 @@ def _check_folder(folder: Path, held: Held) -> None:
         raise InputError(f"{where} has no *.safetensors{pickled}")
     for path in weights:
         try:
-            with safe_open(path, framework="pt") as file:
+            # safetensors says of a file that may not be read that it is not there.
+            with path.open("rb"), safe_open(path, framework="pt") as file:
                 file.keys()
         except SafetensorError as error:
             raise InputError(f"model.path: {path} is not a whole safetensors file: {error}") from error
