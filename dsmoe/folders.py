@@ -1,8 +1,9 @@
 """Folders that appear whole or not at all, and a user's own ones, which nothing else may lie in."""
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -49,13 +50,13 @@ def write_new(folder: Path, make: Callable[[Path], None], key: str) -> None:
             raise InputError(f"{key}: another process is writing {folder}") from None
 
 
-def replace_folder(folder: Path, make: Callable[[Path], None], parts: Sequence[str], key: str) -> None:
+def replace_folder(folder: Path, make: Callable[[Path], None], listing: str, key: str) -> None:
     """A folder of the user's own as `write_new` makes it, in the place of one that an earlier command has made.
 
-    What is there is known by `parts`, the names of all that it may hold. Raises InputError where there is something
-    else, or another process at work.
+    What is there is known by `listing`, the file in which `make` lists all that it writes, as `contents` has it. Raises
+    InputError where there is something else, or another process at work.
     """
-    check_replaceable(folder, parts, key)
+    check_replaceable(folder, listing, key)
     path, old = (folder.with_name(f".{folder.name}.{what}") for what in ("lock", "old"))
     with writing(folder, key):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def replace_folder(folder: Path, make: Callable[[Path], None], parts: Sequence[s
                     made = folder.with_name(f".{folder.name}.new")
                     shutil.rmtree(made, ignore_errors=True)
                     appear(made, make)
-                    check_replaceable(folder, parts, key)
+                    check_replaceable(folder, listing, key)
                     if folder.exists():
                         folder.rename(old)
                     made.rename(folder)
@@ -77,15 +78,31 @@ def replace_folder(folder: Path, make: Callable[[Path], None], parts: Sequence[s
             raise InputError(f"{key}: another process is writing {folder}") from None
 
 
-def check_replaceable(folder: Path, parts: Sequence[str], key: str) -> None:
-    """Raise InputError unless `folder` can be made, or is there and holds nothing but `parts`."""
-    if folder.is_dir() and any(folder.iterdir()):
-        if others := sorted({path.name for path in folder.iterdir()} - set(parts)):
-            raise InputError(f"{key}: {folder} holds {others[0]!r}, so it is no earlier one; name another folder")
+def check_replaceable(folder: Path, listing: str, key: str) -> None:
+    """Raise InputError unless `folder` can be made, or is there and holds nothing but what its `listing` lists."""
+    if folder.is_dir() and (found := contents(folder)):
+        if others := sorted(set(found) - _listed(folder / listing)):
+            raise InputError(
+                f"{key}: {folder} holds {others[0]!r}, which no {listing} in it lists as written by a command; "
+                "move the folder away, or name another one"
+            )
         if not os.access(folder.parent, os.W_OK):
             raise InputError(f"{key}: {folder} cannot be replaced: nothing may be written to {folder.parent}")
         return
     check_new(folder, key)
+
+
+def contents(folder: Path) -> list[str]:
+    """The paths of all that lies in a folder, at any depth, folders too."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def _listed(path: Path) -> set[str]:
+    """What a listing lists under `files`; nothing where there is none, or where the file is somebody else's."""
+    try:
+        return set(json.loads(path.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
 
 
 def check_new(folder: Path, key: str) -> None:

@@ -298,6 +298,35 @@ def test_it_is_made_again_with_the_same_bytes_in_the_place_of_the_older(results:
     assert sorted(path.name for path in folder.parent.iterdir() if "report" in path.name) == ["report"]
 
 
+def no_listing(folder: Path) -> None:
+    """As the first version wrote it."""
+    edit(folder / "report.json", lambda content: content.pop("files"))
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        (lambda folder: (folder / "figures" / "photo.png").write_text("years of work"), "figures/photo.png"),
+        (lambda folder: (folder / "tables" / "raw").mkdir(), "tables/raw"),
+        (lambda folder: (folder / "report.json").unlink(), "figures"),
+        (lambda folder: (folder / "report.json").write_text("[]"), "figures"),
+        (no_listing, "figures"),
+    ],
+)
+def test_what_the_report_did_not_write_is_never_replaced(
+    results: Path, capsys: Output, change: Callable[[Path], None], first: str
+) -> None:
+    report(results)
+    change(folder := results / "sweep" / "report")
+    before = digests(folder)
+    capsys.readouterr()
+    assert main(["report", "study=sweep", f"paths.results={results}"]) == 2
+    error = capsys.readouterr().err
+    assert f"report holds {first!r}, which no report.json in it lists" in error
+    assert error.count("\n") == 1
+    assert digests(folder) == before
+
+
 def test_several_studies_make_one_report_in_a_folder_of_ones_own(results: Path, tmp_path: Path) -> None:
     folder = tmp_path / "paper"
     arguments = ["report", "-m", "study=sweep,chosen", f"paths.results={results}", f"paths.report={folder}"]
@@ -312,7 +341,7 @@ def test_several_studies_make_one_report_in_a_folder_of_ones_own(results: Path, 
     ("overrides", "words"),
     [
         (("study=none",), "holds no finished cell"),
-        (("study=sweep", "paths.report={tmp}/mine"), "mine holds 'thesis.tex', so it is no earlier one"),
+        (("study=sweep", "paths.report={tmp}/mine"), "mine holds 'thesis.tex', which no report.json in it lists"),
         (("study=sweep", "paths.report={tmp}/file/x"), "file is not a folder"),
         (("study=sweep", "paths.report={tmp}/file"), "is there already and is no empty folder"),
     ],

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dsmoe.compose import Composed
 from dsmoe.config import PathsConfig
-from dsmoe.folders import check_replaceable, replace_folder
+from dsmoe.folders import check_replaceable, contents, replace_folder
 from dsmoe.progress import Reporter
 from dsmoe.report.analyses import analyses
 from dsmoe.report.collection import Collection, Entry
@@ -24,8 +24,8 @@ from dsmoe.report.table import csv_text as table_csv
 from dsmoe.report.table import markdown
 
 KEY = "paths.report"
-PARTS = ("index.html", "report.json", "figures", "tables")
-"""What a report's folder holds; a folder with anything else is not replaced."""
+LISTING = "report.json"
+"""Lists what a report's folder holds; a folder with anything else is not replaced."""
 DETAILED = 4
 """Cells that are shown in full, the first in the collection's order; the overview has all."""
 
@@ -40,12 +40,12 @@ def report(composed: Sequence[Composed]) -> int:
     for paths, study in ((one.config.paths, one.config.study) for one in composed):
         wanted.setdefault(_folder(paths, study), {})[Path(paths.results) / study] = Path(paths.results)
     for folder in wanted:
-        check_replaceable(folder, PARTS, KEY)
+        check_replaceable(folder, LISTING, KEY)
     found = {folder: Collection.read(list(studies)) for folder, studies in wanted.items()}
     for folder, collection in found.items():
         studies = wanted[folder]
         with reporter.work(f"report: {(count := len(collection.entries))} {'cell' if count == 1 else 'cells'}"):
-            replace_folder(folder, lambda temporary: _write(temporary, collection, studies), PARTS, KEY)  # noqa: B023
+            replace_folder(folder, lambda temporary: _write(temporary, collection, studies), LISTING, KEY)  # noqa: B023
         console.print(f"report: {folder / 'index.html'}", markup=False)
     return 0
 
@@ -76,9 +76,8 @@ def _write(folder: Path, collection: Collection, studies: dict[Path, Path]) -> N
     text = page(title, collection, table, figures, details, evidence, drawings)
     (folder / "index.html").write_text(text, encoding="utf-8")
     cells = {entry.id: entry.name for entry in collection.entries}
-    (folder / "report.json").write_text(
-        json.dumps({"studies": title, "cells": cells}, indent=2, ensure_ascii=False) + "\n"
-    )
+    listed = {"studies": title, "cells": cells, "files": [*contents(folder), LISTING]}
+    (folder / LISTING).write_text(json.dumps(listed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _figures(collection: Collection) -> Iterator[Figure]:
