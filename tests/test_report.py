@@ -100,6 +100,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     assert main(["compare", "-m", "steering.strength=9,999", "study=sweep", *common]) == 0
     assert main(["compare", "steering.strength=auto", "study=chosen", *common]) == 0
+    assert main(["compare", "steering.strength=999", "study=normed", "benchmark.metric=acc_norm", *common]) == 0
     return folder / "results"
 
 
@@ -235,17 +236,18 @@ def test_the_curve_on_dev_is_drawn_with_what_was_chosen(results: Path) -> None:
     assert [float(line["accuracy"]) for line in chosen] == [p["target"] for p in cell.choices["dsmoe"]["curve"]]
 
 
-def test_questions_that_flipped_are_shown_with_their_text(results: Path) -> None:
-    page = report(results)
-    for cell in cells(results):
-        folder = results / "sweep" / cell.cell
+@pytest.mark.parametrize("study", ["sweep", "normed"])
+def test_questions_that_flipped_are_shown_with_their_text(results: Path, study: str) -> None:
+    page = report(results, study)
+    for cell in cells(results, study):
+        folder = results / study / cell.cell
         right = {
             method: {s["record_id"] for s in samples if s["method"] == method and s["score"] == 1}
             for samples in [parquet.read_table(folder / "samples.parquet").to_pylist()]
             for method in ("base", "dsmoe")
         }
         texts = {question.record_id: question for question in kept.read_questions(folder / "questions.parquet")}
-        lines = read_csv(results / "sweep" / "report" / "tables" / f"flips-{cell.cell[:8]}.csv")
+        lines = read_csv(results / study / "report" / "tables" / f"flips-{cell.cell[:8]}.csv")
         against_base = [line for line in lines if line["baseline"] == "base"]
         gained = {line["record_id"] for line in against_base if line["gained"] == "True"}
         lost = {line["record_id"] for line in against_base if line["gained"] == "False"}
@@ -333,7 +335,9 @@ def test_several_studies_make_one_report_in_a_folder_of_ones_own(results: Path, 
     assert main(arguments) == 0
     page = Page((folder / "index.html").read_text())
     (overview,) = [table for table in page.tables if table[0][0] == "cell"]
-    assert {line[0] for line in overview[1:]} == {path.parent.name[:8] for path in results.glob("*/*/results.json")}
+    assert {line[0] for line in overview[1:]} == {
+        path.parent.name[:8] for study in ("sweep", "chosen") for path in results.glob(f"{study}/*/results.json")
+    }
     assert not (results / "sweep" / "report").exists()
 
 

@@ -4,7 +4,9 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from dsmoe.domains.prompts import continuations
 from dsmoe.evaluation.samples import Sample, read_samples
 from dsmoe.report.collection import Entry
 from dsmoe.report.kept import Question, read_questions
@@ -59,7 +61,7 @@ def flips(entry: Entry) -> list[Flips]:
     elsewhere = entry.comparison("dsmoe", "base", "non_target")
     wanted = [one for one in entry.results.comparisons if one.family == "primary"]
     return [
-        Flips(one, tuple(_flips(one, questions, answers[one.baseline], answers[one.method], entry.group[1])))
+        Flips(one, tuple(_flips(one, questions, answers[one.baseline], answers[one.method], entry.results.config)))
         for one in [*wanted, *([elsewhere] if elsewhere else [])]
     ]
 
@@ -69,16 +71,16 @@ def _flips(
     questions: Mapping[str, Question],
     baseline: Mapping[str, Sequence[Sample]],
     method: Mapping[str, Sequence[Sample]],
-    target: str,
+    config: Mapping[str, Any],
 ) -> list[Flip]:
     found = []
     for record, samples in method.items():
-        if (samples[0].domain == target) != (comparison.role == "target"):
+        if (samples[0].domain == config["domain"]) != (comparison.role == "target"):
             continue
         before, after = _right(baseline[record]), _right(samples)
         if before != after:
             question = questions[record]
-            answers = (_answer(question, baseline[record]), _answer(question, samples))
+            answers = [_answer(question, of, config["benchmark"]) for of in (baseline[record], samples)]
             found.append(Flip(question, after > before, *answers))
     return found
 
@@ -87,11 +89,14 @@ def _right(samples: Sequence[Sample]) -> float:
     return math.fsum(sample.score == 1 for sample in samples)
 
 
-def _answer(question: Question, samples: Sequence[Sample]) -> str:
-    """The likeliest option, or the end of what was generated; of several answers how many are right."""
+def _answer(question: Question, samples: Sequence[Sample], benchmark: Mapping[str, Any]) -> str:
+    """The option that the metric takes, or the end of what was generated; of several answers how many are right."""
     first = samples[0]
     if len(samples) > 1:
         return f"{_right(samples):.0f} of {len(samples)} right"
-    if first.log_likelihoods is not None:
-        return question.options[first.log_likelihoods.index(max(first.log_likelihoods))]
+    if (scores := first.log_likelihoods) is not None:
+        if benchmark["metric"] == "acc_norm":
+            texts = continuations(question.options, benchmark["task"])
+            scores = tuple(score / len(text) for score, text in zip(scores, texts, strict=True))
+        return question.options[scores.index(max(scores))]
     return (first.response or "").strip()[-LONGEST:]
