@@ -341,6 +341,16 @@ def test_several_studies_make_one_report_in_a_folder_of_ones_own(results: Path, 
     assert not (results / "sweep" / "report").exists()
 
 
+def test_a_cell_of_two_studies_counts_once(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "sweep", results / "again")
+    whole, folder = report(results), tmp_path / "paper"
+    assert main(["report", "-m", "study=sweep,again", f"paths.results={results}", f"paths.report={folder}"]) == 0
+    page = Page((folder / "index.html").read_text(encoding="utf-8"))
+    assert page.tables == whole.tables
+    primary = [place / "tables" / "primary.csv" for place in (folder, results / "sweep" / "report")]
+    assert len({path.read_text() for path in primary}) == 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

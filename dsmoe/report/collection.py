@@ -86,9 +86,9 @@ class Collection:
 
     @classmethod
     def read(cls, folders: Sequence[Path]) -> "Collection":
-        """The finished cells of studies. Raises InputError where a study has none, and for one that cannot be read."""
-        cells = [cell for folder in folders for cell in _finished(folder)]
-        found = {cell: Results.read(cell / "results.json") for cell in cells}
+        """The finished cells of studies, each once. Raises InputError where a study has none, or one cannot be read."""
+        cells = {cell.name: cell for folder in folders for cell in _finished(folder)}
+        found = {cell: Results.read(cell / "results.json") for cell in cells.values()}
         settings = _varied([results.config for results in found.values()])
         adjusted = _adjusted(found)
         entries = [
