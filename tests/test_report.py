@@ -265,6 +265,13 @@ def test_questions_that_flipped_are_shown_with_their_text(results: Path, study: 
     assert any(EVIL in line[0] for table in flips for line in table)
 
 
+def test_dollars_in_a_name_are_no_mathematics(results: Path) -> None:
+    for path in results.glob("sweep/*/results.json"):
+        edit(path, lambda content: content["config"]["model"].update(name=r"own $x_$ or $\frac$"))
+    report(results)
+    assert r"own $x_$ or $\frac$" in (results / "sweep" / "report" / "figures" / "tradeoff.svg").read_text()
+
+
 def test_texts_are_never_taken_for_markup(results: Path) -> None:
     for path in results.glob("sweep/*/results.json"):
         edit(path, lambda content: content["config"]["model"].update(name=EVIL))

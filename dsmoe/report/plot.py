@@ -32,6 +32,7 @@ def style() -> Iterator[None]:
         "figure.constrained_layout.h_pad": 0.06,
         "lines.linewidth": 1.6,
         "lines.markersize": 4.5,
+        "text.parse_math": False,  # Names may have dollars in them.
         "font.size": 9,
         "axes.titlesize": 9,
         "axes.titlelocation": "left",
