@@ -226,6 +226,19 @@ def test_one_run_that_is_refused_does_not_lose_the_others(results: Path, server:
     assert "1 sent, 1 there already" in capsys.readouterr().err
 
 
+def test_results_that_cannot_be_drawn_do_not_stop_the_others(
+    results: Path, server: WandbServer, capsys: Output
+) -> None:
+    odd, other = sorted(cells(results))
+    (results / "strengths" / odd / "experts.parquet").write_bytes(b"")
+    assert publish(results) == 1
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if line.startswith("not sent: ")]
+    assert line.startswith(f"not sent: {results / 'strengths' / odd}: ArrowInvalid: ")
+    assert f"{server.url}/{ENTITY}/dsmoe: 1 sent, 1 not sent; dashboard sent" in said
+    assert server.runs.keys() == {other}
+
+
 def test_files_that_do_not_arrive_are_not_taken_for_sent(results: Path, server: WandbServer, capsys: Output) -> None:
     shutil.rmtree(results / "strengths" / min(cells(results)))
     server.loses_files = True

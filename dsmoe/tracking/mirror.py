@@ -120,5 +120,9 @@ def track(mirror: Mirror, config: TrackingConfig, say: Log) -> None:
             with Writer(config, offline=False) as writer:
                 mirror.send(writer.reach(), writer)
     except Exception as error:  # Whatever it is: hours of work lie on disk, and wandb only shows them.
-        ours = isinstance(error, TrackingError | InputError)
-        say(f"tracking: {error if ours else f'{type(error).__name__}: {error}'}; {LATER}")
+        say(f"tracking: {reason(error)}; {LATER}")
+
+
+def reason(error: Exception) -> str:
+    """What an error says; of one that is not ours its kind too."""
+    return str(error) if isinstance(error, TrackingError | InputError) else f"{type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ from dsmoe.report.varied import varied
 from dsmoe.results import Results
 from dsmoe.stage import is_finished
 from dsmoe.tracking.dashboard import Dashboard
-from dsmoe.tracking.mirror import DashboardMirror, Mirror
+from dsmoe.tracking.mirror import DashboardMirror, Mirror, reason
 from dsmoe.tracking.run import name
 from dsmoe.tracking.stages import finished_stages
 from dsmoe.tracking.writer import TrackingError, Writer
@@ -103,8 +103,8 @@ def _send(shown: Shown, reporter: Reporter) -> int:
 def _outcome(mirror: Mirror | DashboardMirror, destination: str, writer: Writer, reporter: Reporter) -> str:
     try:
         return SENT if mirror.send(destination, writer) else THERE
-    except (TrackingError, InputError, OSError) as error:
-        reporter.say(f"{NOT_SENT}: {mirror.source}: {error}")
+    except Exception as error:  # Whatever it is: the others have nothing to do with it.
+        reporter.say(f"{NOT_SENT}: {mirror.source}: {reason(error)}")
         return NOT_SENT
 
 
