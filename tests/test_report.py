@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 from conftest import random_model, random_records, word_tokenizer
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from dsmoe.cli import main
@@ -431,6 +433,9 @@ def test_cells_without_others_or_dsmoe_have_a_report_too(compared: Path, tmp_pat
     assert "No cell of this model and target compares dsmoe with base." in page.text
 
 
+TEXTS = st.text(st.sampled_from("'\"\\${}a1 ,.:=~[()é\n") | st.characters(codec="utf-8"), min_size=1).filter(
+    lambda text: text != "???" and "\0" not in text  # A value that is still missing, and what no command can hold.
+)
 COMMANDS = [
     [],
     ["model=planted", "steering.strength=19"],
@@ -442,20 +447,36 @@ COMMANDS = [
 ]
 
 
+def composed(lines: list[str]) -> dict[str, Any]:
+    """What results keep of the config that the overrides make."""
+    (one,) = compose_cells(lines)
+    content = {key: value for key, value in asdict(one.config).items() if key not in TRANSPORT}
+    kept: dict[str, Any] = json.loads(json.dumps(content))
+    return kept
+
+
 @pytest.mark.parametrize("overrides", COMMANDS, ids=str)
 def test_the_command_makes_the_same_config(overrides: list[str]) -> None:
     quoted = [one.replace("it's here/a,b.jsonl", "'it\\'s here/a,b.jsonl'") for one in overrides]
-
-    def content(lines: list[str]) -> dict[str, Any]:
-        (one,) = compose_cells(lines)
-        return {key: value for key, value in asdict(one.config).items() if key not in TRANSPORT}
-
-    wanted = json.loads(json.dumps(content(quoted)))
+    wanted = composed(quoted)
     program, verb, *found = shlex.split(command(wanted))
     assert (program, verb) == ("dsmoe", "compare")
-    assert json.loads(json.dumps(content(found))) == wanted
+    assert composed(found) == wanted
     assert len(found) <= len(overrides) + 1
     assert len(command(wanted)) < 300
+
+
+@settings(deadline=None, max_examples=15)
+@given(domain=TEXTS, others=st.lists(TEXTS, min_size=1, max_size=8))
+@example("café", ["True", "1_0", "NULL"])
+@example("a\\b", ["c\\", "it\\'s", "\\\\"])
+@example("${seed}", ["\\${seed}\\", "$${", "\\\\${a}\\'"])
+def test_the_command_says_any_text_as_it_is(domain: str, others: list[str]) -> None:
+    wanted = composed([])
+    wanted["domain"] = domain
+    wanted["benchmark"]["non_target"] = others
+    _, _, *found = shlex.split(command(wanted))
+    assert composed(found) == wanted
 
 
 def test_no_model_library_is_imported_on_the_way(results: Path) -> None:

@@ -1,6 +1,7 @@
 """The command that makes a cell again: choices of groups, and overrides where its config is not the default."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from dsmoe.config import choices, config_root
 from dsmoe.report.varied import flat
@@ -51,9 +53,12 @@ def _value(value: Any) -> str:
         return "{" + ",".join(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
     if not isinstance(value, str):
         return json.dumps(value)
-    plain = value and all(letter.isalnum() or letter in "_-./" for letter in value)
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return value if plain and value not in ("null", "true", "false") and not _number(value) else f"'{escaped}'"
+    plain = re.fullmatch("[A-Za-z0-9_./-]+", value)
+    if plain and value.lower() not in ("null", "true", "false") and not _number(value):
+        return value
+    # Even in quotes ${ would begin an interpolation.
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return QuotedString(literal, Quote.single).with_quotes()
 
 
 def _number(text: str) -> bool:
