@@ -207,6 +207,23 @@ def test_a_report_of_one_cell_answers_by_its_own_p_values(results: Path) -> None
     assert f"{100 * found.delta:+z.1f}".replace("-", "−") + " points" in page.text
 
 
+def test_what_would_have_been_seen_is_told_as_it_was_adjusted(results: Path) -> None:
+    for at, path in enumerate(sorted(results.glob("sweep/*/results.json"))):
+        content = json.loads(path.read_text())
+        content["config"]["model"]["name"] = f"model {at}"
+        for one in content["comparisons"]:
+            one.update(p_value=0.9, p_adjusted=0.9, verdict="no evidence", smallest_visible_effect=(0.1234, 1.0)[at])
+        path.write_text(json.dumps(content))
+    page = report(results)
+    seen = "an effect of 12.3 points would have been seen with power 0.8"
+    assert f"; {seen}, by p values adjusted within the cell alone; against" in page.text
+    assert page.text.count(f"{seen}, by p values") == 1
+    assert page.text.count("; 60 questions are too few to see any effect with power 0.8; against") == 1
+    assert "100.0 points" not in page.text
+    shutil.rmtree(sorted(results.glob("sweep/*/results.json"))[1].parent)
+    assert f"; {seen}; against" in report(results).text
+
+
 def test_figures_are_embedded_with_words_and_lie_beside_with_their_numbers(results: Path) -> None:
     page = report(results, study="sweep")
     folder = results / "sweep" / "report" / "figures"

@@ -81,6 +81,16 @@ def test_a_line_of_the_terminal_is_whole() -> None:
     assert " ".join(law.split()) == "law | order 200 0.0 32.4 33.6 32.4 90.0"
 
 
+def test_questions_too_few_to_see_any_effect_have_no_smallest_one() -> None:
+    few = replace(
+        results(), comparisons=tuple(replace(one, smallest_visible_effect=1.0) for one in results().comparisons)
+    )
+    assert "no evidence (none)" in terminal(few)
+    assert "| no evidence (none) |" in markdown(few)
+    assert "100.0)" not in markdown(few)
+    assert numbers(few)[3]["target_visible"] == "none"
+
+
 def test_the_terminal_needs_120_columns_and_no_more() -> None:
     lines = terminal(results()).splitlines()
     assert max(len(line) for line in lines) <= 120

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsmoe.report.collection import Collection, Entry, Key
-from dsmoe.report.shown import interval, p_text, percent, points
+from dsmoe.report.shown import interval, p_text, percent, points, seen
 from dsmoe.results import Verdict
 
 QUESTION = (
@@ -37,7 +37,7 @@ def _answer(group: Key, entries: Sequence[Entry], tests: int) -> Answer:
     verdicts = Counter(verdict for _, verdict in asked)
     if len(asked) == 1:
         ((entry, verdict),) = asked
-        return Answer(group, WORDS[verdict], verdict.replace(" ", "-"), _alone(entry))
+        return Answer(group, WORDS[verdict], verdict.replace(" ", "-"), _alone(entry, tests))
     if len(verdicts) == 1:
         (kind,) = verdicts
         return Answer(group, WORDS[kind], kind.replace(" ", "-"), _together(entries, verdicts, tests))
@@ -46,7 +46,7 @@ def _answer(group: Key, entries: Sequence[Entry], tests: int) -> Answer:
     return Answer(group, word, "mixed", _together(entries, verdicts, tests))
 
 
-def _alone(entry: Entry) -> str:
+def _alone(entry: Entry, tests: int) -> str:
     """The answer of a single cell, with everything that the cell compares dsmoe with."""
     found, base = entry.comparison("dsmoe", "base"), entry.row("base", "target")
     assert found is not None
@@ -56,9 +56,10 @@ def _alone(entry: Entry) -> str:
     by = f"p {p_text(p)}"
     verdict = entry.verdict("base")
     if verdict == "no evidence":
+        # That of all comparisons of the report would be larger; a cell's results do not tell how much.
+        how = ", by p values adjusted within the cell alone" if tests > len(entry.adjusted) else ""
         first = (
-            f"there is no evidence that steering changes accuracy on {found.domain}: {amount}, {by}; "
-            f"an effect of {percent(found.smallest_visible_effect)} points would have been seen with power 0.8"
+            f"there is no evidence that steering changes accuracy on {found.domain}: {amount}, {by}; {seen(found, how)}"
         )
     else:
         verb = "raises" if verdict == "better" else "lowers"

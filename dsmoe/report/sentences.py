@@ -1,7 +1,7 @@
 """A cell's results in sentences."""
 
 from dsmoe.errors import InputError
-from dsmoe.report.shown import MINUS, interval, p_text, percent, points
+from dsmoe.report.shown import MINUS, interval, p_text, percent, points, seen
 from dsmoe.results import POOLED_DOMAIN, Comparison, Results, Row
 
 
@@ -16,12 +16,7 @@ def _sentence(comparison: Comparison) -> str:
         f"{comparison.method} {MINUS} {comparison.baseline} on {comparison.domain}: {points(comparison.delta)} points "
         f"{interval(comparison)}, p {p_text(comparison.p_adjusted)} (Holm), {comparison.verdict}"
     )
-    if comparison.verdict != "no evidence":
-        return words
-    if comparison.smallest_visible_effect >= 1:
-        return f"{words}; {comparison.n} questions are too few to see any effect with power 0.8"
-    visible = percent(comparison.smallest_visible_effect)
-    return f"{words}; an effect of {visible} points would have been seen with power 0.8"
+    return f"{words}; {seen(comparison)}" if comparison.verdict == "no evidence" else words
 
 
 def _specificity_sentence(results: Results) -> list[str]:

@@ -30,6 +30,18 @@ def interval(comparison: Comparison) -> str:
     return f"[{points(comparison.ci_low)}, {points(comparison.ci_high)}]"
 
 
+def visible(comparison: Comparison) -> str:
+    """The smallest visible effect as percent; `none` where not even a gain on every question would have been seen."""
+    return percent(effect) if (effect := comparison.smallest_visible_effect) < 1 else "none"
+
+
+def seen(comparison: Comparison, how: str = "") -> str:
+    """In words what would have been seen; `how` the p values were adjusted, where that has to be told."""
+    if comparison.smallest_visible_effect >= 1:
+        return f"{comparison.n} questions are too few to see any effect with power 0.8"
+    return f"an effect of {visible(comparison)} points would have been seen with power 0.8{how}"
+
+
 def p_text(value: float, equals: str = "= ") -> str:
     """A p value in words, with `equals` before it where it is not below the smallest that is shown."""
     text = plain_p(value)

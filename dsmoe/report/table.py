@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dsmoe.report.sentences import sentences
 from dsmoe.report.sentences import target as target_row
-from dsmoe.report.shown import minus, percent, plain_p, plain_points
+from dsmoe.report.shown import minus, percent, plain_p, plain_points, visible
 from dsmoe.results import CHANCE, POOLED_TASK, Comparison, Results, Row
 
 COLUMNS = ("method", "target", "Δ base [95%]", "p", "verdict", "others", "Δ base [95%]", "harm")
@@ -119,7 +119,7 @@ def _numbers(prefix: str, row: Row | None, change: Comparison | None) -> dict[st
             "ci_high": plain_points(change.ci_high),
         }
         cells |= {"p_adjusted": plain_p(change.p_adjusted), "verdict": change.verdict}
-        cells["visible"] = percent(change.smallest_visible_effect) if change.verdict == "no evidence" else ""
+        cells["visible"] = visible(change) if change.verdict == "no evidence" else ""
     return {prefix + name: cell for name, cell in cells.items()}
 
 
@@ -185,8 +185,8 @@ def _accuracy(record: dict[str, str], prefix: str) -> str:
 
 
 def _verdict(record: dict[str, str], prefix: str) -> str:
-    verdict, visible = record[f"{prefix}verdict"], record[f"{prefix}visible"]
-    return f"{verdict} ({visible})" if visible else verdict
+    verdict, effect = record[f"{prefix}verdict"], record[f"{prefix}visible"]
+    return f"{verdict} ({effect})" if effect else verdict
 
 
 def _change(record: dict[str, str], prefix: str) -> str:
