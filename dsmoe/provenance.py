@@ -32,13 +32,14 @@ def versions() -> dict[str, str]:
 @cache
 def git_commit() -> str | None:
     """The commit that the package runs from, None where it was installed or there is no git."""
+    here = Path(__file__)
+    # A repository that does not hold this file is whoever's the package was installed below.
+    asked = ["git", "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        found = subprocess.run(asked, cwd=here.parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+    return found.stdout.split()[0]
 
 
 @cache

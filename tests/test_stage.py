@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmoe import InputError
+from dsmoe import InputError, provenance
 from dsmoe.cli import main
 from dsmoe.folders import write_new
 from dsmoe.provenance import stable_hash
@@ -254,3 +255,26 @@ def test_an_own_folder_is_written_by_one_at_a_time(tmp_path: Path) -> None:
 
     write_new(tmp_path / "own", make, "paths.export")
     assert list(tmp_path.iterdir()) == [tmp_path / "own"]
+
+
+def test_only_a_commit_that_holds_the_package_is_the_packages(tmp_path: Path) -> None:
+    """As where a wheel is installed below somebody's own repository."""
+    package = tmp_path / "site-packages" / "dsmoe"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    shutil.copy(provenance.__file__, package)
+
+    def git(*words: str) -> str:
+        own = ["-c", "user.name=me", "-c", "user.email=me@here", "-C", str(tmp_path)]
+        return subprocess.run(["git", *own, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    def found() -> str:
+        code = [sys.executable, "-c", "from dsmoe.provenance import git_commit; print(git_commit())"]
+        return subprocess.run(code, capture_output=True, text=True, check=True, cwd=package.parent).stdout.strip()
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "mine")
+    assert found() == "None"
+    git("add", ".")
+    git("commit", "-m", "all")
+    assert found() == git("rev-parse", "HEAD")
