@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as arrow
 import pytest
 import torch
 from conftest import CONFIGS, random_model
+from lm_eval.api.instance import Instance
 from pyarrow import parquet
 from scipy.stats import permutation_test
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -29,6 +30,8 @@ from dsmoe.cli import main
 from dsmoe.compose import compose_cells
 from dsmoe.config import Config
 from dsmoe.domains.records import LETTERS, Record
+from dsmoe.evaluation.engine import Engine
+from dsmoe.evaluation.engine_model import EngineModel
 from dsmoe.evaluation.evaluate import evaluate
 from dsmoe.evaluation.samples import Sample, read_samples
 from dsmoe.evaluation.tasks import aime
@@ -504,3 +507,30 @@ def test_what_cannot_be_asked_is_refused_in_one_line(
     assert (out, err.count("\n")) == ("", 1)
     assert [fragment for fragment in fragments if fragment not in err] == []
     assert list(tmp_path.iterdir()) == []
+
+
+class StandIn:
+    """In place of an engine of vLLM that has room for eight tokens, a word each."""
+
+    max_length = 8
+
+    def call(self, method: str, *arguments: Any, progress: Any = None) -> Any:
+        if method == "longer_than":
+            room, texts = arguments
+            return sum(len(text.split()) > room for text in texts)
+        return [(-1.0, False) if method == "loglikelihood" else ("yes", False) for _ in arguments[0]]
+
+
+def test_prompts_that_an_engine_cuts_off_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = EngineModel(cast(Engine, StandIn()), lambda done, total: None)
+
+    def told(kind: Any, second: Any) -> list[str]:
+        caplog.clear()
+        asked = [Instance(kind, {}, ("word " * words, second), 0) for words in (4, 5, 6, 7, 8)]
+        getattr(model, kind)(asked)
+        return [record.getMessage() for record in caplog.records]
+
+    words = "{} of 5 prompts are longer than the model's context and lose their start"
+    assert told("loglikelihood", "yes") == [words.format(2)]
+    assert told("generate_until", {"max_gen_toks": 3}) == [words.format(3)]
+    assert told("generate_until", {"max_gen_toks": 0}) == []

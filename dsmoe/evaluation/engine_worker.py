@@ -61,6 +61,10 @@ class Model:
         lines: list[str] = self._lm.model.collective_rpc(METHOD, args=(steering,))
         return lines
 
+    def longer_than(self, room: int, texts: list[str]) -> int:
+        """How many of the texts have more tokens, as lm-eval counts them before it cuts them off."""
+        return sum(len(tokens) > room for tokens in self._lm.tok_encode(texts))
+
     def loglikelihood(self, requests: list[list[str]]) -> list[tuple[float, bool]]:
         """Of each context and continuation: its log-likelihood, and whether it is the likeliest."""
         found: list[tuple[float, bool]] = self._lm.loglikelihood(_instances("loglikelihood", requests), True)

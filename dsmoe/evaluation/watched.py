@@ -64,8 +64,7 @@ class WatchedModel(HFLM):  # type: ignore[misc]
 
     def _begin(self, total: int, too_long: int) -> None:
         self._done, self._total = 0, total
-        if too_long:
-            log.warning("%d of %d prompts are longer than the model's context and lose their start", too_long, total)
+        warn_of_cut(too_long, total)
 
     def _model_call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return self._counted(inputs, super()._model_call(inputs, *args, **kwargs))
@@ -83,3 +82,9 @@ class WatchedModel(HFLM):  # type: ignore[misc]
         self._done += len(inputs)
         self._progress(min(self._done, self._total), self._total)
         return output
+
+
+def warn_of_cut(too_long: int, total: int) -> None:
+    """Say how many prompts lose their start, where some do."""
+    if too_long:
+        log.warning("%d of %d prompts are longer than the model's context and lose their start", too_long, total)
