@@ -76,6 +76,7 @@ class Cell:
             "threads": self.node.threads,
             "attn_implementation": model.attn_implementation,
             "experts_implementation": model.experts_implementation,
+            **({"trust_remote_code": True} if model.trust_remote_code else {}),
         }
 
     @cached_property

@@ -13,10 +13,9 @@ from dsmoe.errors import InputError
 from dsmoe.inputs import Inputs
 from dsmoe.methods import ORACLE, candidates, discovers, known, open_settings, settings, suggestion
 from dsmoe.models.chat import check_chat
-from dsmoe.models.checkpoint import model_config
 from dsmoe.models.fit import check_fits, check_processes, machine
 from dsmoe.models.load import context_length, router_shape
-from dsmoe.models.needs import needs
+from dsmoe.models.needs import architecture_of, needs
 from dsmoe.models.planted import PlantedExperts
 from dsmoe.models.routers import RouterShape
 from dsmoe.parts import TASKS
@@ -128,9 +127,13 @@ def _check_model(inputs: Inputs) -> None:
     config = inputs.config
     pretrain = config.model.pretrain
     if pretrain is not None and pretrain.planted_loss is not None:
-        PlantedExperts.draw(world.DOMAINS, pretrain)
+        planted = PlantedExperts.draw(world.DOMAINS, pretrain)
+        if ORACLE in config.methods:
+            planted.of(config.domain)
     elif ORACLE in config.methods:
         raise InputError("methods: oracle steers planted experts, and this model has none; choose model=planted")
+    if config.fine_tunes and config.model.dtype == "float16":
+        raise InputError("model.dtype: float16 is too narrow for method sft to fine-tune in; take bfloat16 or float32")
     shape = router_shape(config.model)
     for method in {"dsmoe": None, **dict.fromkeys(config.methods)}:
         if isinstance(of := settings(method, config), SteeringConfig):
@@ -141,10 +144,9 @@ def _check_model(inputs: Inputs) -> None:
         inputs.own_steering.check_fit(shape)
     if inputs.own_adapter is not None:
         check_adapter(inputs.own_adapter)
-        if config.model.path is not None:
-            from dsmoe.baselines.lora import check_fit
+        from dsmoe.baselines.lora import check_fit
 
-            check_fit(inputs.own_adapter, model_config(config.model))
+        check_fit(inputs.own_adapter, architecture_of(config.model))
 
 
 def _check_steering(inputs: Inputs, method: str, steering: SteeringConfig, shape: RouterShape) -> None:

@@ -13,7 +13,7 @@ from dsmoe.config import AUTO, SftConfig, SteeringConfig
 from dsmoe.evaluation.engine import Engine, stop_engine
 from dsmoe.evaluation.samples import Sample, read_samples, write_samples
 from dsmoe.methods import ORACLE, OWN, UNSTEERED, Settings, Trial, settings, tuned_as
-from dsmoe.models.load import LoadedModel, fresh_model, let_go, router_shape
+from dsmoe.models.load import LoadedModel, fresh_model, router_shape
 from dsmoe.provenance import stable_hash
 from dsmoe.results import RoutingChange
 from dsmoe.serving import serve
@@ -133,6 +133,7 @@ class Session(Workshop):
 
         adapter = self.adapter(self._sft(trial))
         stop_engine()
+        self._forget()
         with TemporaryDirectory(prefix="dsmoe-merged-") as folder:
             save_merged(fresh_model(self.model_path, self.config.model), adapter, Path(folder))
             try:
@@ -142,8 +143,7 @@ class Session(Workshop):
 
     def _engine(self, path: str, revision: str | None, weights: str) -> Engine:
         """The engine of a checkpoint; of transformers' model no memory is kept."""
-        self.__dict__.pop("loaded", None)
-        let_go()
+        self._forget()
         return serve(self.config, path, revision, weights)
 
     def _sft(self, trial: Trial) -> SftConfig:

@@ -7,6 +7,7 @@ from lm_eval.models.huggingface import HFLM
 
 from dsmoe.errors import InputError
 from dsmoe.harness import MODEL, NO_CACHE, source_of
+from dsmoe.models import deepseek
 from dsmoe.steering.export import steer_for_good
 
 
@@ -19,6 +20,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     """
 
     def __init__(self, pretrained: Any = None, steering: str | None = None, **settings: Any) -> None:
+        deepseek.register()
         source = source_of(pretrained, steering, **settings)
         super().__init__(pretrained=source.pretrained, **source.settings)
         self.steering = source.steering

@@ -63,6 +63,11 @@ class Workshop:
         stop_engine()
         return load_model(self.model_path, self.config.model, stable_hash(self.cell.model_key["weights"]))
 
+    def _forget(self) -> None:
+        """Free the memory of the model that is loaded."""
+        self.__dict__.pop("loaded", None)
+        let_go()
+
     @property
     def model_path(self) -> str:
         """Where the model lies: a folder, or on the Hub."""
@@ -171,8 +176,7 @@ class Workshop:
             model = self.loaded
             return fine_tune(model.model, model.tokenizer, records, scoring, sft, seed, folder, report)
         path = self.model_path
-        self.__dict__.pop("loaded", None)
-        let_go()
+        self._forget()
         threads = max(1, self.cell.node.threads // sft.processes)
         task = Task(path, replace(self.config.model, threads=threads), tuple(records), scoring, sft, seed)
         return fine_tune_together(task, self.config.cluster.nodes, folder, report)

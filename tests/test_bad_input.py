@@ -532,6 +532,40 @@ CASES: list[Case] = [
         own_adapter("a6"),
         ("a6 does not fit the model", "q_proj"),
     ),
+    (
+        "adapter of another family",
+        adapter("a7", json.dumps({**ADAPTER, "target_modules": ["c_attn"]}), {"a.lora_A.weight": torch.ones(1)}),
+        own_adapter("a7"),
+        ("a7 does not fit the model: Target modules", "c_attn"),
+    ),
+    (
+        "adapter of other experts",
+        adapter(
+            "a8",
+            json.dumps({**ADAPTER, "target_modules": [], "target_parameters": ["mlp.experts.w13"]}),
+            {"a.lora_A.weight": torch.ones(1)},
+        ),
+        own_adapter("a8"),
+        ("a8 does not fit the model",),
+    ),
+    (
+        "adapter of another model than the embedded one",
+        nothing,
+        (*on("sft.adapter", "adapter"), "model=tiny", "model.path=null", "methods=[base,sft]"),
+        ("adapter does not fit the model",),
+    ),
+    (
+        "float16 to fine-tune in",
+        nothing,
+        ("methods=[base,sft]", "model.dtype=float16"),
+        ("model.dtype: float16 is too narrow for method sft", "bfloat16"),
+    ),
+    (
+        "oracle of what was not planted",
+        nothing,
+        ("model=planted", "model.path=null", "methods=[base,oracle]"),
+        ("domain: nothing was planted for 'alpha', only for biology",),
+    ),
     # Checkpoints.
     ("missing checkpoint", nothing, own_model("no"), ("model.path", "no is not a folder")),
     ("file as checkpoint", nothing, own_model("good.jsonl"), ("model.path", "good.jsonl is not a folder")),

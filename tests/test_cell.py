@@ -5,6 +5,7 @@ from itertools import combinations_with_replacement
 from pathlib import Path
 
 import pytest
+from conftest import random_model, word_tokenizer
 
 from dsmoe.agenda import Agenda
 from dsmoe.cell import Cell
@@ -124,6 +125,16 @@ def test_another_target_asks_the_base_model_nothing_new(defaults: dict[str, str]
         SFT,
         RANDOM,
     }
+
+
+def test_trusted_code_makes_another_model(tmp_path: Path) -> None:
+    """The checkpoint's own class may compute otherwise than that of transformers."""
+    random_model("olmoe").save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    own = ("model=checkpoint", f"model.path={tmp_path}", "methods=[base]")
+    cells = [Cell(compose_cells([*own, f"model.trust_remote_code={trust}"])[0].config) for trust in ("false", "true")]
+    plain, trusting = ({stage.hash for stage in cell.stages} for cell in cells)
+    assert plain.isdisjoint(trusting)
 
 
 def test_files_count_by_their_content(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dsmoe import InputError, Steering, load_steered, steer
 from dsmoe.cli import main
+from dsmoe.errors import SteeringError
 from dsmoe.models.routers import find_routers
 
 INPUT = torch.tensor([[5, 17, 80, 33, 120, 9, 64, 71], [7, 7, 150, 42, 99, 101, 12, 3]])
@@ -180,6 +181,22 @@ def test_load_steered_answers_as_steer_does(family: str, tmp_path: Path) -> None
     gc.collect()
     assert torch.equal(logits(model), steered(base, steering))
     assert tokenizer("the word1").input_ids == word_tokenizer()("the word1").input_ids
+
+
+def test_a_force_that_is_undone_later_ends_the_forward(tmp_path: Path) -> None:
+    """By some token that the proof on loading has not seen; nobody leaves a context, where `steer` would say so."""
+    base, steering = tmp_path / "base", Steering({1: (4,)}, 4.0, mode="force")
+    random_model("glm4_moe", seed=1).save_pretrained(base)
+    word_tokenizer().save_pretrained(base)
+    ids = torch.randint(3, 190, (8, 60), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(SteeringError, match="for 1 of 480 tokens"), steer(model := stock(base), steering):
+        model(input_ids=ids)
+    assert export(base, tmp_path / "export", steering) == 0
+    model, _ = load_steered(tmp_path / "export", threads=1)
+    for _ in range(2):
+        with pytest.raises(SteeringError, match="for 1 of 480 tokens"):
+            model(input_ids=ids)
+    model(input_ids=ids[:, :4])
 
 
 def test_it_takes_settings_and_shares_the_model_with_nobody(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("place")
     random_model("qwen3_moe").save_pretrained(folder / "model")
     random_model("gpt_oss").save_pretrained(folder / "biased")
-    for name in ("model", "biased"):
+    random_model("deepseek").save_pretrained(folder / "deepseek")
+    for name in ("model", "biased", "deepseek"):
         word_tokenizer().save_pretrained(folder / name)
     (folder / "tasks").mkdir()
     rows = [{"question": one.question, "options": one.options, "answer": one.answer} for one in random_records(12)]
@@ -169,8 +170,11 @@ def run(*arguments: str, folder: Path, options: tuple[str, ...] = ()) -> subproc
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_in_a_process_of_its_own(place: Place, tmp_path: Path) -> None:
-    done = run(*place.arguments("dsmoe", steering=place.folder / "4.json"), folder=tmp_path)
+@pytest.mark.parametrize(("model", "steering"), [("model", "4.json"), ("deepseek", "dense.json")])
+def test_in_a_process_of_its_own(model: str, steering: str, place: Place, tmp_path: Path) -> None:
+    """Where nobody else has told transformers of DeepSeek-MoE."""
+    files = {"pretrained": place.folder / model, "steering": place.folder / steering}
+    done = run(*place.arguments("dsmoe", **files), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "|words|" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -308,7 +309,8 @@ def test_a_router_whose_logits_are_not_the_sum_raises(model: PreTrainedModel) ->
 
 
 @SOFTMAX_FAMILIES
-def test_a_router_that_chooses_otherwise_raises(model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("mode", ["logit", "gate"])
+def test_a_router_that_chooses_otherwise_raises(model: PreTrainedModel, mode: str) -> None:
     router = find_routers(model)[-1].module
     original = router.forward
 
@@ -317,7 +319,8 @@ def test_a_router_that_chooses_otherwise_raises(model: PreTrainedModel) -> None:
         return steered, weights, torch.zeros_like(chosen) + torch.arange(chosen.shape[1])
 
     router.forward = stubborn
-    with pytest.raises(SteeringError, match="highest scores"), steer(model, some_steering(model)):
+    steering = replace(some_steering(model), mode=mode)
+    with pytest.raises(SteeringError, match="highest scores"), steer(model, steering):
         pass
 
 

@@ -99,7 +99,7 @@ def adapted(model: PreTrainedModel, folder: Path) -> Iterator[PreTrainedModel]:
     """
     config = _read_config(folder)
     with untouched(model), safe_open(folder / WEIGHTS, framework="pt") as file:
-        _load(_attached(model, config), {name: file.get_tensor(name) for name in file.keys()}, folder)  # noqa: SIM118
+        _load(_fitted(model, config, folder), {name: file.get_tensor(name) for name in file.keys()}, folder)  # noqa: SIM118
         model.eval()
         yield model.requires_grad_(False)
 
@@ -110,7 +110,7 @@ def save_merged(loaded: LoadedModel, adapter: Path, folder: Path) -> None:
     Raises InputError as `adapted` does.
     """
     with safe_open(adapter / WEIGHTS, framework="pt") as file:
-        merged: Any = _attached(loaded.model, _read_config(adapter))
+        merged: Any = _fitted(loaded.model, _read_config(adapter), adapter)
         _load(merged, {name: file.get_tensor(name) for name in file.keys()}, adapter)  # noqa: SIM118
     merged.merge_and_unload().save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
@@ -126,7 +126,7 @@ def check_fit(folder: Path, model_config: PreTrainedConfig) -> None:
     with safe_open(folder / WEIGHTS, framework="pt") as file, torch.device("meta"):
         state = {name: torch.empty(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         model = AutoModelForCausalLM.from_config(model_config)
-        _load(_attached(model, config), state, folder)
+        _load(_fitted(model, config, folder), state, folder)
 
 
 def _config(names: Sequence[str], rank: int, alpha: float, inference_mode: bool = False) -> LoraConfig:
@@ -159,6 +159,14 @@ def _attached(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         adapter = get_peft_model(model, config)
     assert isinstance(adapter, PeftModel)
     return adapter
+
+
+def _fitted(model: PreTrainedModel, config: LoraConfig, folder: Path) -> PeftModel:
+    """The model with places for the adapter in the folder."""
+    try:
+        return _attached(model, config)
+    except ValueError as error:
+        raise InputError(f"sft.adapter: {folder} does not fit the model: {_first_line(error)}") from error
 
 
 def _load(adapter: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:

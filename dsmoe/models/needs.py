@@ -171,7 +171,7 @@ def _outline(config: ModelConfig) -> "PreTrainedModel":
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                _architecture(config), trust_remote_code=config.trust_remote_code
+                architecture_of(config), trust_remote_code=config.trust_remote_code
             )
         find_routers(model)
         check_implementations(config, model)
@@ -183,7 +183,7 @@ def _outline(config: ModelConfig) -> "PreTrainedModel":
     return model.eval()
 
 
-def _architecture(config: ModelConfig) -> Any:
+def architecture_of(config: ModelConfig) -> Any:
     """The transformers config of what is run: quantised weights are loaded as plain ones, which routers need."""
     if config.pretrain is not None:
         from dsmoe.models.tiny import architecture

@@ -143,6 +143,11 @@ def find_routers(model: "PreTrainedModel") -> list[Router]:
             continue
         if not next(module.parameters()).is_floating_point():
             raise InputError(f"{type(model).__name__}: the router of layer {layer} is quantised; it must be left alone")
+        if not (hasattr(module, "num_experts") and hasattr(module, "top_k")):
+            raise InputError(
+                f"{type(model).__name__}: the router of layer {layer} is none of transformers' own, and no other is "
+                "known; set model.trust_remote_code=false"
+            )
         routers.append(Router(layer, module, module.num_experts, module.top_k, family))
     if not routers:
         raise InputError(f"{type(model).__name__} has no layer with a router: it is no Mixture-of-Experts model")

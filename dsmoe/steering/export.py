@@ -114,11 +114,14 @@ def load_steered(folder: str | Path, **settings: Any) -> tuple["PreTrainedModel"
 
 
 def steer_for_good(model: "PreTrainedModel", steering: Steering) -> None:
-    """Steer a model for as long as it lives. Raises as `steer` does."""
+    """Steer a model for as long as it lives. Raises as `steer` does; a force that is undone ends the forward in it."""
     context = ExitStack()
-    context.enter_context(steer(model, steering))
+    watch = context.enter_context(steer(model, steering))
     # A context that nobody holds would end, and the steering with it.
     model.steered_for_good = context
+    if watch.may_be_undone:
+        model.register_forward_pre_hook(lambda *_: watch.forget())
+        model.register_forward_hook(lambda *_: watch.check())
 
 
 def _config(export: Export, settings: dict[str, Any]) -> ModelConfig:

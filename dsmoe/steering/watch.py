@@ -18,6 +18,7 @@ class _Counts:
     """A router's counts, kept on its own device, so that nobody waits for them before they are read."""
 
     def __init__(self, mode: Mode) -> None:
+        self.may_be_undone = mode.may_be_undone
         self.tokens, self.changed, self.undone = torch.zeros(3, dtype=torch.int64, device=mode.device)
 
     def add(self, mode: Mode, linear: torch.Tensor, output: Any) -> None:
@@ -59,6 +60,20 @@ class RoutingWatch:
 
         forward.is_steered = True  # type: ignore[attr-defined]
         return forward
+
+    @property
+    def may_be_undone(self) -> bool:
+        """Whether what comes after the logits can undo the mode in some token, which the entry's proof may not see."""
+        return any(counts.may_be_undone for counts in self._counts.values())
+
+    def forget(self) -> None:
+        """Count anew: a forward that broke off says nothing of the next one."""
+        for counts in self._counts.values():
+            counts.take()
+
+    def check(self) -> None:
+        """Raise as `take` does."""
+        self.take()
 
     def take(self) -> RoutingChange:
         """The counts since the last call.

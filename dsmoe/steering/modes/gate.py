@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dsmoe.models.routers import Router, RouterOutput
+from dsmoe.models.routers import Router, RouterOutput, follows
 from dsmoe.steering.mode import Mode
 from dsmoe.steering.steering import Steering
 
@@ -34,9 +34,11 @@ class Gate(Mode):
         return (scaled * before / scaled.sum(dim=-1, keepdim=True)).to(weights)
 
     def fault(self, linear: torch.Tensor, plain: RouterOutput, moved: RouterOutput) -> str | None:
-        """Logits and choice stay, to the bit; the weights are those computed."""
+        """Logits and choice stay, to the bit, and the choice follows; the weights are those computed."""
         if not (torch.equal(moved.logits, plain.logits) and torch.equal(moved.chosen, plain.chosen)):
             return "the router's logits or its choice moved, where only the weights should"
+        if not follows(self.router.choice_scores(plain.logits), plain.chosen).all():
+            return "the chosen experts are not those with the highest scores"
         if not torch.equal(moved.weights, self._weights(plain)):
             return "the weights are not the unsteered ones times α"
         return None
