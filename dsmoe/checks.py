@@ -153,6 +153,11 @@ def _check_steering(inputs: Inputs, method: str, steering: SteeringConfig, shape
     """Raise InputError where a method cannot steer so, as far as that can be known before discovery."""
     fixed = suggestion(method)
     check_mode(fixed.mode or steering.mode, shape.architecture)
+    if steering.layers is not None and steering.layers[1] >= shape.num_layers:
+        last = shape.num_layers - 1
+        raise InputError(
+            f"steering.layers: {list(steering.layers)} goes beyond the model's layers, which are 0 to {last}"
+        )
     experts = {layer: count for layer, count in shape.num_experts.items() if in_window(layer, steering.layers)}
     assert steering.num_experts != AUTO
     assert steering.strength != AUTO

@@ -34,7 +34,7 @@ def prospect(composed: Sequence[Composed]) -> list[str]:
     for (found, there), warnings in models.items():
         lines += [*_model(found, there), *(f"  warning: {warning}" for warning in warnings), ""]
     if any(one.config.fine_tunes for one in composed):
-        lines += ["fine-tuning (method sft) is not in this memory", ""]
+        lines += ["fine-tuning (method sft) is not counted in this memory", ""]
     return lines + _cells(composed)
 
 

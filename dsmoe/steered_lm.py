@@ -22,7 +22,11 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     def __init__(self, pretrained: Any = None, steering: str | None = None, **settings: Any) -> None:
         deepseek.register()
         source = source_of(pretrained, steering, **settings)
-        super().__init__(pretrained=source.pretrained, **source.settings)
+        try:
+            super().__init__(pretrained=source.pretrained, **source.settings)
+        except OSError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"--model_args: pretrained={pretrained} cannot be loaded: {reason}") from error
         self.steering = source.steering
         if self.steering is not None:
             steer_for_good(self.model, self.steering)

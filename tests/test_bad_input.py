@@ -211,6 +211,12 @@ CASES: list[Case] = [
         ("steering.num_experts=9", "steering.layers=[0,0]"),
         ("steering.num_experts: 9", "1 to 8"),
     ),
+    (
+        "a window beyond the model",
+        nothing,
+        ("steering.layers=[1,3]",),
+        ("steering.layers: [1, 3] goes beyond", "0 to 2"),
+    ),
     ("no router in the window", nothing, ("steering.layers=[1,1]",), ("steering.layers: no layer from 1 to 1",)),
     ("two methods for evaluate", nothing, ("evaluate", "methods=[base,sft]"), ("methods: evaluate takes one",)),
     ("a sweep for discover", nothing, ("discover", "+sweeps=strength"), ("discover runs one config",)),

@@ -205,6 +205,7 @@ CASES: list[Case] = [
     ("cache", {}, ("--use_cache", "{out}/cache"), ("--use_cache", "does not know the steering", "leave it out")),
     ("cache in a config", {}, ("--config", "{files}/config.yaml"), ("--use_cache", "does not know the steering")),
     ("no model", {"pretrained": None}, (), ("--model_args", "pretrained=FOLDER")),
+    ("no checkpoint", {"pretrained": "/no/where"}, (), ("--model_args: pretrained=/no/where cannot be loaded",)),
     ("no steering file", {"steering": "{files}/none.json"}, (), ("none.json: cannot be read",)),
     ("other file", {"steering": "{files}/config.yaml"}, (), ("config.yaml: is not JSON",)),
     ("both", {"pretrained": "{files}/export", "steering": "{files}/4.json"}, (), ("steered already", "leave out")),

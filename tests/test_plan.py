@@ -361,7 +361,7 @@ def test_the_embedded_model_is_planned_for_without_being_trained(run: Run) -> No
     assert status == 0
     assert re.match(r"tiny \(embedded, qwen3_moe\)\n  parameters  3\.68 million", out)
     assert "none to download" in out
-    assert "fine-tuning (method sft) is not in this memory" in out
+    assert "fine-tuning (method sft) is not counted in this memory" in out
     assert "1 cell: 0 finished, 1 missing" in out
     assert "discovery   none" in run("plan", "methods=[base]")[1]
     assert os.listdir() == []

@@ -119,6 +119,12 @@ def test_local_naming_of_mmlu_pro(tmp_path: Path) -> None:
     assert (record.id, record.domain, record.answer, record.source) == ("5", "law", 1, "s")
 
 
+def test_a_field_that_is_null_leaves_it_to_its_other_name(tmp_path: Path) -> None:
+    """As where a table has the columns of both."""
+    (tmp_path / "both.jsonl").write_bytes(jsonl([{**row, "domain": None, "id": None} for row in HUB_ROWS]))
+    assert read_records(tmp_path / "both.jsonl") == HUB_EXPECTED
+
+
 def test_byte_order_mark_blank_lines_and_windows_ends_are_no_matter(tmp_path: Path) -> None:
     content = b"\xef\xbb\xbf" + jsonl(ROWS).replace(b"}\n", b"}\r\n\r\n")
     assert read_records(written(tmp_path, content)) == EXPECTED

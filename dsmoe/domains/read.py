@@ -71,7 +71,8 @@ def _record(row: Any, source: str, default_domain: str | None, numeric: bool) ->
         raise ValueError(f"is {type(row).__name__}, not an object with the fields of a record")
     if None in row:
         raise ValueError(f"has {len(row[None])} more cells than the header")
-    row = {**{name: row[alias] for name, alias in ALIASES.items() if alias in row}, **row}
+    aliased = {name: row[alias] for name, alias in ALIASES.items() if alias in row and row.get(name) is None}
+    row = {**row, **aliased}
     question = _text(row, "question")
     options = () if numeric else _options(row)
     return Record(
