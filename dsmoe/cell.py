@@ -21,7 +21,7 @@ from dsmoe.provenance import stable_hash
 from dsmoe.remembered import remembered
 from dsmoe.stage import Stage, is_finished
 
-PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 2, 2, 1, 2, 3, 5
+PRETRAIN, DISCOVER, SCORE, FINE_TUNE, CHOOSE, EVALUATE, COMPARE = 1, 3, 2, 1, 2, 3, 5
 """The versions of the stages' code: raise one when that code would give another result."""
 
 Key = dict[str, Any]

@@ -2,23 +2,26 @@
 
 import logging
 from functools import cache
+from pathlib import Path
 
 from dsmoe import plugins
 from dsmoe.baselines.adapter import check_adapter
-from dsmoe.config import AUTO, GENERATES, Config, SteeringConfig
+from dsmoe.config import AUTO, GENERATES, Config, ModelConfig, SteeringConfig
 from dsmoe.discovery.profile import ExpertProfile
 from dsmoe.discovery.rule import rule_of
 from dsmoe.domains import world
 from dsmoe.errors import InputError
 from dsmoe.inputs import Inputs
-from dsmoe.methods import ORACLE, candidates, discovers, known, open_settings, settings, suggestion
+from dsmoe.methods import CONTROLS, ORACLE, candidates, check_known, discovers, open_settings, settings, suggestion
 from dsmoe.models.chat import check_chat
+from dsmoe.models.checkpoint import Held, content_of, held_by
 from dsmoe.models.fit import check_fits, check_processes, machine
 from dsmoe.models.load import context_length, router_shape
 from dsmoe.models.needs import architecture_of, needs
 from dsmoe.models.planted import PlantedExperts
 from dsmoe.models.routers import RouterShape
 from dsmoe.parts import TASKS
+from dsmoe.remembered import Answers
 from dsmoe.serving import check_served
 from dsmoe.steering.selection import expert_count, in_window
 from dsmoe.steering.steering import Steering, check_mode
@@ -51,10 +54,7 @@ def check_room(config: Config) -> None:
 def _check_names(inputs: Inputs) -> None:
     config = inputs.config
     rule_of(config.discovery.rule)
-    for method in config.methods:
-        if method not in known():
-            near = plugins.did_you_mean(method, known())
-            raise InputError(f"methods: {method!r} is not one of {', '.join(known())}{near}")
+    check_known(config.methods)
     benchmark = config.benchmark
     metrics = plugins.load(TASKS, benchmark.task, "benchmark.task").METRICS
     if benchmark.metric not in metrics:
@@ -111,12 +111,13 @@ def _check_evidence(inputs: Inputs) -> None:
 
 
 def _check_profile(profile: ExpertProfile, config: Config) -> None:
-    """Refuse a profile of other experts than those that `dsmoe` and its controls claim to steer."""
+    """Refuse a profile of another domain, and scores by another rule than that by which controls find their experts."""
+    by_its_scores = {"dsmoe", *CONTROLS} & set(config.methods)
     for key, wanted, has in (
         ("discovery.rule", config.discovery.rule, profile.rule),
         ("domain", config.domain, profile.domain),
     ):
-        if has != wanted:
+        if has != wanted and (key == "domain" or by_its_scores):
             raise InputError(
                 f"discovery.profile: {config.discovery.profile} is of {key} {has!r}, but {key} is {wanted!r}; to steer "
                 "by it all the same, write a steering file and name it: methods=[base,steering] steering.file=FILE"
@@ -144,16 +145,24 @@ def _check_model(inputs: Inputs) -> None:
         inputs.own_steering.check_fit(shape)
     if inputs.own_adapter is not None:
         check_adapter(inputs.own_adapter)
-        from dsmoe.baselines.lora import check_fit
+        _ = FITS[inputs.own_adapter, content_of(inputs.own_adapter), config.model, held_by(config.model)]
 
-        check_fit(inputs.own_adapter, architecture_of(config.model))
+
+def _check_adapter_fit(folder: Path, content: str, model: ModelConfig, held: Held | None) -> None:
+    from dsmoe.baselines.lora import check_fit
+
+    check_fit(folder, architecture_of(model))
+
+
+FITS: Answers[tuple[Path, str, ModelConfig, Held | None], None] = Answers(_check_adapter_fit)
+"""That adapters fit models: found once for all cells of a sweep."""
 
 
 def _check_steering(inputs: Inputs, method: str, steering: SteeringConfig, shape: RouterShape) -> None:
     """Raise InputError where a method cannot steer so, as far as that can be known before discovery."""
     fixed = suggestion(method)
     check_mode(fixed.mode or steering.mode, shape.architecture)
-    if steering.layers is not None and steering.layers[1] >= shape.num_layers:
+    if method in inputs.config.methods and steering.layers and steering.layers[1] >= shape.num_layers:
         last = shape.num_layers - 1
         raise InputError(
             f"steering.layers: {list(steering.layers)} goes beyond the model's layers, which are 0 to {last}"

@@ -1,12 +1,13 @@
 """Methods: what `methods` may name, what each steers by, and which of its settings are chosen on dev."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from dsmoe import plugins
 from dsmoe.config import AUTO, Config, SftConfig, SteeringConfig
 from dsmoe.discovery.rule import AS_CONFIGURED, RULES, Suggestion, rule_of
+from dsmoe.errors import InputError
 
 UNSTEERED = ("base", "sft")
 OWN = "steering"
@@ -57,6 +58,14 @@ def known() -> list[str]:
     return [*UNSTEERED, *rules, *CONTROLS, ORACLE, OWN]
 
 
+def check_known(methods: Sequence[str]) -> None:
+    """Raise InputError for a name that is none of a method."""
+    for method in methods:
+        if method not in known():
+            near = plugins.did_you_mean(method, known())
+            raise InputError(f"methods: {method!r} is not one of {', '.join(known())}{near}")
+
+
 def steers(method: str) -> bool:
     """Whether the method steers the router."""
     return method not in UNSTEERED
@@ -94,7 +103,8 @@ def counted(config: Config, of: Recipe) -> bool:
 
 
 def discovers(config: Config) -> bool:
-    """Whether anything is discovered here."""
+    """Whether anything is discovered here. Raises InputError for a method that is none."""
+    check_known(config.methods)
     # What the other domain is takes the data to know; that it is another one does not.
     return any(counted(config, one) or rule_of(one.rule).contrasts for one in scored(config, other_domain=""))
 

@@ -187,6 +187,12 @@ Case = tuple[str, Files, tuple[str, ...], tuple[str, ...]]
 CASES: list[Case] = [
     # Configs; tests/test_config.py has more of them.
     ("unknown key", nothing, ("steering.strengh=4",), ("steering.strengh", "did you mean steering.strength?")),
+    (
+        "unknown method to plan",
+        nothing,
+        ("plan", "methods=[bsae]"),
+        ("'bsae' is not one of base", "did you mean base?"),
+    ),
     ("unknown choice", nothing, ("discovery=dsmo",), ("discovery: 'dsmo'", "dsmoe_code")),
     ("wrong type", nothing, ("steering.strength=high",), ("steering.strength: 'high'", "a number")),
     ("impossible value", nothing, ("steering.strength=-1",), ("steering.strength: -1", "greater than -1")),
@@ -214,7 +220,7 @@ CASES: list[Case] = [
     (
         "a window beyond the model",
         nothing,
-        ("steering.layers=[1,3]",),
+        (DISCOVERS, "steering.layers=[1,3]"),
         ("steering.layers: [1, 3] goes beyond", "0 to 2"),
     ),
     ("no router in the window", nothing, ("steering.layers=[1,1]",), ("steering.layers: no layer from 1 to 1",)),
@@ -659,7 +665,7 @@ def listing(folder: Path) -> dict[str, int]:
 
 def command(case: tuple[str, ...], files: Path) -> list[str]:
     """The good command with the case's arguments over its own."""
-    verb, *rest = case if case[0] in ("discover", "evaluate", "export") else ("compare", *case)
+    verb, *rest = case if case[0] in ("discover", "evaluate", "export", "plan") else ("compare", *case)
     changed = {argument.partition("=")[0] for argument in rest}
     kept = [argument for argument in GOOD if argument.partition("=")[0] not in changed]
     return [verb, *(argument.format(files=files) if "{files}" in argument else argument for argument in [*kept, *rest])]
@@ -667,8 +673,14 @@ def command(case: tuple[str, ...], files: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "more",
-    [(), own_steering("good.json"), own_profile("good.safetensors"), own_adapter("adapter")],
-    ids=["model and records", "steering", "profile", "adapter"],
+    [
+        (),
+        own_steering("good.json"),
+        own_profile("good.safetensors"),
+        on("discovery.profile", "good.safetensors", "methods=[base,esft]", "discovery=risk_difference"),
+        own_adapter("adapter"),
+    ],
+    ids=["model and records", "steering", "profile", "a profile's counts", "adapter"],
 )
 def test_the_good_files_are_accepted(more: tuple[str, ...], files: Path) -> None:
     _, *overrides = command(more or ("seed=1",), files)

@@ -110,9 +110,10 @@ class Markers:
     def _piece(self, token: int) -> str:
         if token not in self._pieces:
             piece = self._tokenizer.decode([token])
-            # SentencePiece drops the space that a decoded text begins with.
-            spaced = str(self._tokenizer.convert_ids_to_tokens(token)).startswith("▁")
-            self._pieces[token] = f" {piece}" if spaced else piece
+            # Decoders of SentencePiece may drop the space that a text begins with.
+            name = str(self._tokenizer.convert_ids_to_tokens(token))
+            dropped = (len(name) - len(name.lstrip("▁"))) - (len(piece) - len(piece.lstrip(" ")))
+            self._pieces[token] = " " * dropped + piece
         return self._pieces[token]
 
 

@@ -37,9 +37,13 @@ class _Counts:
     def take(self) -> tuple[int, int, int]:
         """Tokens, changed choices and undone ones since the last call."""
         found = (int(self.tokens), int(self.changed), int(self.undone))
+        self.forget()
+        return found
+
+    def forget(self) -> None:
+        """Count anew."""
         for count in (self.tokens, self.changed, self.undone):
             count.zero_()
-        return found
 
 
 class RoutingWatch:
@@ -69,11 +73,13 @@ class RoutingWatch:
     def forget(self) -> None:
         """Count anew: a forward that broke off says nothing of the next one."""
         for counts in self._counts.values():
-            counts.take()
+            counts.forget()
 
     def check(self) -> None:
-        """Raise as `take` does."""
-        self.take()
+        """Raise as `take` does where a force was undone: a single number is waited for, since every forward asks."""
+        first, *others = (counts.undone for counts in self._counts.values())
+        if sum((undone.to(first.device) for undone in others), first):
+            self.take()
 
     def take(self) -> RoutingChange:
         """The counts since the last call.
